@@ -1,0 +1,55 @@
+#include "kernels/swiglu.h"
+
+#include "kernels/cpu/math.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/tier.h"
+
+namespace samba {
+namespace {
+
+constexpr Index kGrainElements = 16384;  // below this a second thread costs more than it gives
+
+Index grain(Index cols) { return std::max<Index>(1, kGrainElements / cols); }
+
+}  // namespace
+
+template <Tier>
+void run_on(CpuStream& stream, const op::SwiGlu& op) {
+  visit_float(op.dtype(), [&]<class T>() {
+    parallel_ranges(stream, op.y.rows, grain(op.y.cols), [&](Index first, Index last) {
+      for (Index n = first; n < last; ++n) {
+        T* y = op.y.row<T>(n);
+        const T* gate = op.gate.row<T>(n);
+        const T* up = op.up.row<T>(n);
+#pragma omp simd
+        for (Index i = 0; i < op.y.cols; ++i) put(y[i], silu(get(gate[i])) * get(up[i]));
+      }
+    });
+  });
+}
+
+template <Tier>
+void run_on(CpuStream& stream, const op::SwiGluBackward& op) {
+  visit_float(op.dtype(), [&]<class T>() {
+    parallel_ranges(stream, op.dy.rows, grain(op.dy.cols), [&](Index first, Index last) {
+      for (Index n = first; n < last; ++n) {
+        T* dgate = op.dgate.row<T>(n);
+        T* dup = op.dup.row<T>(n);
+        const T* dy = op.dy.row<T>(n);
+        const T* gate = op.gate.row<T>(n);
+        const T* up = op.up.row<T>(n);
+#pragma omp simd
+        for (Index i = 0; i < op.dy.cols; ++i) {
+          const Exact<T> g = get(gate[i]), u = get(up[i]), d = get(dy[i]);
+          put(dup[i], d * silu(g));
+          put(dgate[i], d * u * silu_slope(g));
+        }
+      }
+    });
+  });
+}
+
+template void run_on<kTier>(CpuStream&, const op::SwiGlu&);
+template void run_on<kTier>(CpuStream&, const op::SwiGluBackward&);
+
+}  // namespace samba

@@ -1,0 +1,64 @@
+#pragma once
+
+#include "core/matrix.h"
+#include "core/stream.h"
+
+namespace samba::op {
+
+/// Rearranges a weight so that `Linear` streams it: panels of kPanel outputs, inside a panel the
+/// kPanel values of input 0, then of input 1, ... (bf16: of inputs 0 and 1 interleaved, ...). The
+/// layout belongs to the tier that wrote it. Outputs and inputs are padded with zeros.
+struct PackLinear {
+  static constexpr const char* kName = "pack_linear";
+  static constexpr Index kPanel = 64;
+
+  View panels;  ///< [panel_rows(O), panel_cols(I)] out, dtype of w
+  ConstView w;  ///< [O, I]
+
+  static constexpr Index panel_rows(Index outputs) { return (outputs + kPanel - 1) / kPanel; }
+  static constexpr Index panel_cols(Index inputs) { return (inputs + 1) / 2 * 2 * kPanel; }
+  DType dtype() const { return w.dtype; }
+  void check() const;
+};
+
+/// y = x wᵀ, or y += x wᵀ.
+///
+/// Every element of y is one sum over the inputs in ascending order, kept in f32 (f64 for f64) and
+/// rounded once, whatever N is, however the weight lies and however many threads work: a row's bits
+/// do not depend on the other rows.
+struct Linear {
+  static constexpr const char* kName = "linear";
+
+  View y;                ///< [N, O] out; dtype of x, or f32
+  ConstView x;           ///< [N, I]
+  ConstView w;           ///< [O, I] of x's dtype; with `packed` what PackLinear wrote of it
+  bool packed = false;   ///< w lies in panels
+  bool add = false;      ///< add to y instead of overwriting it; y must then be f32 or f64
+
+  DType dtype() const { return x.dtype; }
+  void check() const;
+};
+
+/// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw is added to. Either may be
+/// left out.
+struct LinearBackward {
+  static constexpr const char* kName = "linear_backward";
+
+  View dx = {};          ///< [N, I]; dtype of dy, or f32
+  View dw = {};          ///< [O, I] f32 (f64 for f64)
+  ConstView dy;          ///< [N, O]
+  ConstView x = {};      ///< [N, I] of dy's dtype; needed for dw
+  ConstView w = {};      ///< [O, I] of dy's dtype, not packed; needed for dx
+  bool add_dx = false;   ///< dx must then be f32 or f64
+
+  DType dtype() const { return dy.dtype; }
+  void check() const;
+};
+
+}  // namespace samba::op
+
+namespace samba {
+template <Tier> void run_on(CpuStream&, const op::PackLinear&);
+template <Tier> void run_on(CpuStream&, const op::Linear&);
+template <Tier> void run_on(CpuStream&, const op::LinearBackward&);
+}  // namespace samba

@@ -1,0 +1,74 @@
+#pragma once
+
+#include "core/matrix.h"
+#include "core/stream.h"
+#include "kernels/batch.h"
+
+namespace samba::op {
+
+/// The selective state space recurrence, S6, along each span, with its gate:
+///   delta_t = softplus(dt_t + dt_bias)                          [E]
+///   h_t     = exp(delta_t A) h_{t-1} + delta_t u_t b_tᵀ         [E, S], A = -exp(a_log)
+///   y_t     = (h_t c_t + d u_t) silu(z_t)                       [E]
+/// Gu & Dao 2023, "Mamba", algorithm 2. Arithmetic and state are f32 (f64 for f64).
+///
+/// A sequence's state is h, channel by channel.
+struct SelectiveScan {
+  static constexpr const char* kName = "selective_scan";
+  /// Backward keeps the state at the start of each chunk of so many tokens and recomputes inside.
+  static constexpr Index kChunk = 64;
+
+  View y;             ///< [N, E] out
+  ConstView u;        ///< [N, E]
+  ConstView dt;       ///< [N, E], before the bias and softplus
+  ConstView b;        ///< [N, S]
+  ConstView c;        ///< [N, S]
+  ConstView z = {};   ///< [N, E]; without it there is no gate
+  ConstView dt_bias;  ///< [1, E] f32 (f64 for f64), like a_log and d
+  ConstView a_log;    ///< [E, S]
+  ConstView d;        ///< [1, E]
+  Batch batch;
+  View state = {};    ///< [slots, E * S] in and out, dtype of a_log; may be left out
+  View h = {};        ///< [chunks(batch), E * S] out, dtype of a_log: the state before each chunk, for backward
+
+  /// Rows of h: the chunks of all spans, each span's last one perhaps shorter.
+  static Index chunks(const Batch&);
+  DType dtype() const { return y.dtype; }
+  void check() const;
+};
+
+/// Gradients of SelectiveScan for spans without a slot. du, ddt, db, dc and dz are overwritten;
+/// ddt_bias, da_log and dd are added to.
+struct SelectiveScanBackward {
+  static constexpr const char* kName = "selective_scan_backward";
+
+  View du;            ///< [N, E]
+  View ddt;           ///< [N, E]
+  View db;            ///< [N, S]
+  View dc;            ///< [N, S]
+  View dz = {};       ///< [N, E]; left out with z
+  View ddt_bias;      ///< [1, E] f32 (f64 for f64), like da_log and dd
+  View da_log;        ///< [E, S]
+  View dd;            ///< [1, E]
+  ConstView dy;       ///< [N, E]
+  ConstView u;
+  ConstView dt;
+  ConstView b;
+  ConstView c;
+  ConstView z = {};
+  ConstView dt_bias;
+  ConstView a_log;
+  ConstView d;
+  ConstView h;        ///< [chunks(batch), E * S], of the forward op
+  Batch batch;
+
+  DType dtype() const { return dy.dtype; }
+  void check() const;
+};
+
+}  // namespace samba::op
+
+namespace samba {
+template <Tier> void run_on(CpuStream&, const op::SelectiveScan&);
+template <Tier> void run_on(CpuStream&, const op::SelectiveScanBackward&);
+}  // namespace samba

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/stream.h"
+#include "support/compare.h"
+
+namespace samba::test {
+
+/// A tier and an element type; every kernel test runs over all that this machine has.
+struct Target {
+  Tier tier;
+  DType dtype;
+};
+
+/// plain f64, then f32 and bf16 on every tier of this machine.
+std::vector<Target> targets();
+std::string name_of_target(const testing::TestParamInfo<Target>& info);
+
+/// A test over `targets()`: instantiate with SAMBA_KERNEL_TEST(Suite).
+class KernelTest : public testing::TestWithParam<Target> {
+ protected:
+  Stream& stream() { return stream_; }
+  DType dtype() const { return GetParam().dtype; }
+  /// f32, or f64 with f64: the type of norms, states and gradients of parameters.
+  DType exact() const { return exact_of(dtype()); }
+
+  /// A view of x as dtype, rows `gap` elements apart, surrounded by guard bytes that the end of the
+  /// test checks. Lives until the test ends.
+  View upload(const Host& x, DType dtype, Index gap = 0);
+  View upload(const Host& x) { return upload(x, dtype()); }
+  /// Token ids or targets as [N, 1] i32.
+  View ids(const std::vector<int>& values);
+  /// Elements that nobody has written: NaN, so that a kernel that reads them is found out.
+  View empty(Index rows, Index cols, DType dtype, Index gap = 0);
+  View empty(Index rows, Index cols) { return empty(rows, cols, dtype()); }
+  View zeros(Index rows, Index cols, DType dtype);
+
+  void TearDown() override;
+
+ private:
+  struct Guarded {
+    std::vector<std::byte> memory;
+    View view;
+  };
+  View guarded(Index rows, Index cols, DType dtype, Index gap);
+
+  Stream stream_{2, GetParam().tier};
+  std::vector<std::unique_ptr<Guarded>> guarded_;
+};
+
+#define SAMBA_KERNEL_TEST(Suite)                                                          \
+  INSTANTIATE_TEST_SUITE_P(Tiers, Suite, testing::ValuesIn(::samba::test::targets()), \
+                           ::samba::test::name_of_target)
+
+}  // namespace samba::test
