@@ -1,0 +1,126 @@
+#include "layers/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "kernels/rope.h"
+#include "kernels/run.h"
+
+namespace samba {
+namespace {
+
+op::Heads checked(const Attention::Config& c, Index d_model, const Plan& plan) {
+  const std::string& at = plan.scope();
+  if (c.heads < 1) fail(at, "heads: expected at least 1, found ", c.heads);
+  const Index kv_heads = c.kv_heads == 0 ? c.heads : c.kv_heads;
+  if (kv_heads < 1 || c.heads % kv_heads != 0)
+    fail(at, "kv_heads: expected a divisor of heads = ", c.heads, ", found ", c.kv_heads);
+  if (c.head_width < 0) fail(at, "head_width: expected at least 1, found ", c.head_width);
+  if (c.head_width == 0 && d_model % c.heads != 0)
+    fail(at, "heads: expected a divisor of d_model = ", d_model, ", found ", c.heads);
+  const Index width = c.head_width == 0 ? d_model / c.heads : c.head_width;
+  if (c.rope && width % 2 != 0)
+    fail(at, "head_width: expected an even number with rope, found ", width);
+  if (c.rope && !(c.rope_base > 1)) fail(at, "rope_base: expected more than 1, found ", c.rope_base);
+  if (c.window < 0) fail(at, "window: expected at least 1, or 0 for none, found ", c.window);
+  return {c.heads, kv_heads, width};
+}
+
+}  // namespace
+
+Attention::Attention(const Config& config, Index d_model, Plan plan)
+    : heads_(checked(config, d_model, plan)),
+      window_(config.window == 0 ? std::numeric_limits<Index>::max() : config.window),
+      rope_(config.rope),
+      rope_base_(config.rope_base),
+      qkv_(plan, "qkv", d_model, (heads_.heads + 2 * heads_.kv_heads) * heads_.width,
+           plan.scheme().linear(d_model)),
+      out_(plan, "out", heads_.heads * heads_.width, d_model,
+           plan.scheme().residual(heads_.heads * heads_.width)) {
+  const Index width = heads_.kv_heads * heads_.width;
+  const auto state = [&](std::string_view name) {
+    return config.window == 0 ? plan.state_per_token(name, width, plan.dtype())
+                              : plan.state(name, config.window * width, plan.dtype());
+  };
+  keys_ = state("keys");
+  values_ = state("values");
+}
+
+Attention::Parts Attention::parts(View qkv) const {
+  const Index q = heads_.heads * heads_.width, kv = heads_.kv_heads * heads_.width;
+  return {qkv.columns(0, q), qkv.columns(q, kv), qkv.columns(q + kv, kv)};
+}
+
+void Attention::rotate(Pass& pass, const Parts& p, bool inverse) const {
+  if (!rope_) return;
+  const auto turn = [&](View x, Index heads) {
+    run(pass.stream, op::Rope{.x = x,
+                              .heads = heads,
+                              .base = rope_base_,
+                              .inverse = inverse,
+                              .batch = pass.batch});
+  };
+  turn(p.q, heads_.heads);
+  turn(p.k, heads_.kv_heads);
+}
+
+void Attention::forward(Pass& pass, ConstView x, View y) {
+  const Index heads = heads_.heads, width = heads_.width;
+  Saved s{Matrix(pass.stream, x.dtype, x.rows, (heads + 2 * heads_.kv_heads) * width),
+          Matrix(pass.stream, x.dtype, x.rows, heads * width), Matrix()};
+  if (pass.training) s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows, heads);
+  qkv_.forward(pass, x, s.qkv);
+  const Parts p = parts(s.qkv);
+  rotate(pass, p, false);
+  run(pass.stream, op::Attention{.y = s.a,
+                                 .lse = s.lse,
+                                 .q = p.q,
+                                 .k = p.k,
+                                 .v = p.v,
+                                 .heads = heads_,
+                                 .window = window_,
+                                 .scale = 1 / std::sqrt(static_cast<double>(width)),
+                                 .batch = pass.batch,
+                                 .key_state = pass.state(keys_),
+                                 .value_state = pass.state(values_)});
+  out_.forward(pass, s.a, y);
+  if (pass.training) saved_ = std::move(s);
+}
+
+void Attention::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
+  Saved s = std::move(saved_);
+  Matrix da(pass.stream, x.dtype, x.rows, s.a.cols());
+  out_.backward(pass, s.a, dy, da);
+  Matrix dqkv(pass.stream, x.dtype, x.rows, s.qkv.cols());
+  const Parts p = parts(s.qkv), d = parts(dqkv);
+  run(pass.stream, op::AttentionBackward{.dq = d.q,
+                                         .dk = d.k,
+                                         .dv = d.v,
+                                         .dy = da,
+                                         .y = s.a,
+                                         .lse = s.lse,
+                                         .q = p.q,
+                                         .k = p.k,
+                                         .v = p.v,
+                                         .heads = heads_,
+                                         .window = window_,
+                                         .scale = 1 / std::sqrt(static_cast<double>(heads_.width)),
+                                         .batch = pass.batch});
+  rotate(pass, d, true);
+  qkv_.backward(pass, x, dqkv, dx);
+}
+
+double Attention::flops(Index position, Index length) const {
+  // Pairs of query and key: min(p + 1, window) for each position p; a ramp, then a constant.
+  const Index end = position + length;
+  const Index ramp_end = std::clamp(window_, position, end);
+  const auto sum_to = [](Index p) { return 0.5 * static_cast<double>(p) * static_cast<double>(p + 1); };
+  double pairs = sum_to(ramp_end) - sum_to(position);
+  if (end > ramp_end) pairs += static_cast<double>(end - ramp_end) * static_cast<double>(window_);
+  const double width = static_cast<double>(heads_.heads * heads_.width);
+  return qkv_.flops(length) + out_.flops(length) + 4 * pairs * width;
+}
+
+}  // namespace samba

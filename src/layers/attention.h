@@ -1,0 +1,69 @@
+#pragma once
+
+#include "kernels/attention.h"
+#include "layers/linear.h"
+
+namespace samba {
+
+/// Causal attention with grouped queries, full or within a sliding window. Ainslie et al. 2023,
+/// "GQA"; Beltagy et al. 2020, "Longformer"; Su et al. 2021, "RoFormer" (positions).
+///
+///   q, k, v = x W_qkvᵀ                                  [N, H K], [N, G K], [N, G K]
+///   q, k    = rope(q), rope(k)
+///   a_i     = sum_j softmax_j(q_i . k_j / sqrt(K)) v_j   i - window < j <= i
+///   out     = a W_outᵀ                                  [N, D]
+///
+/// A sequence's state is the keys and the values of its last `window` tokens; without a window, of
+/// all tokens up to the context that the states were made for.
+class Attention final : public Layer {
+ public:
+  struct Config {
+    Index heads = 0;
+    Index kv_heads = 0;
+    Index head_width = 0;
+    Index window = 0;
+    bool rope = true;
+    double rope_base = 10000;
+
+    void fields(auto& f) {
+      f("heads", heads, "query heads H");
+      f("kv_heads", kv_heads, "key-value heads G, a divisor of heads; 0: as many as heads");
+      f("head_width", head_width, "width K of a head; 0: d_model / heads");
+      f("window", window, "keys that a query sees, its own among them; 0: all");
+      f("rope", rope, "rotate queries and keys by their position");
+      f("rope_base", rope_base, "base of the rotation's wavelengths");
+    }
+  };
+
+  Attention(const Config&, Index d_model, Plan);
+  void forward(Pass&, ConstView x, View y) override;
+  void backward(Pass&, ConstView x, ConstView dy, View dx) override;
+  void drop() override { saved_ = {}; }
+  double flops(Index position, Index length) const override;
+  bool mixes() const override { return true; }
+
+ private:
+  struct Saved {
+    Matrix qkv;  ///< [N, (H + 2G) K], queries and keys rotated
+    Matrix a;    ///< [N, H K]
+    Matrix lse;  ///< [N, H]
+  };
+  struct Parts {
+    View q, k, v;
+  };
+  /// The columns of a [N, (H + 2G) K] matrix.
+  Parts parts(View qkv) const;
+  void rotate(Pass&, const Parts&, bool inverse) const;
+
+  op::Heads heads_;
+  Index window_;
+  bool rope_;
+  double rope_base_;
+  Linear qkv_;
+  Linear out_;
+  StateId keys_;
+  StateId values_;
+  Saved saved_;
+};
+
+}  // namespace samba

@@ -1,0 +1,32 @@
+#include "layers/linear.h"
+
+#include "kernels/linear.h"
+#include "kernels/run.h"
+
+namespace samba {
+
+Linear::Linear(Plan plan, std::string_view name, Index inputs, Index outputs, Init init)
+    : weight_(plan.linear(std::string(name) + ".weight", outputs, inputs, init)) {}
+
+void Linear::forward(Pass& pass, ConstView x, View y) const {
+  const bool packed = !weight_.packed.empty();
+  run(pass.stream, op::Linear{.y = y,
+                              .x = x,
+                              .w = packed ? weight_.packed : weight_.value,
+                              .packed = packed});
+}
+
+void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) const {
+  run(pass.stream, op::LinearBackward{.dx = dx,
+                                      .dw = weight_.grad,
+                                      .dy = dy,
+                                      .x = x,
+                                      .w = weight_.value,
+                                      .add_dx = add});
+}
+
+double Linear::flops(Index tokens) const {
+  return 2.0 * static_cast<double>(weight_.size()) * static_cast<double>(tokens);
+}
+
+}  // namespace samba

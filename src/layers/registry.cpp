@@ -1,0 +1,79 @@
+#include "layers/registry.h"
+
+#include <map>
+
+#include "core/error.h"
+#include "core/fields.h"
+#include "layers/attention.h"
+#include "layers/mamba.h"
+#include "layers/swiglu.h"
+
+namespace samba {
+namespace {
+
+struct Entry {
+  std::unique_ptr<Layer> (*make)(Json&, const std::string&, Index, Plan);
+  bool mixes;
+  std::vector<const char*> examples;
+};
+
+template <class L>
+std::unique_ptr<Layer> make(Json& entry, const std::string& place, Index d_model, Plan plan) {
+  typename L::Config config;
+  read_fields(config, entry, place, {"type"});
+  Json complete = {{"type", entry.at("type")}};
+  complete.update(write_fields(config));
+  entry = std::move(complete);
+  return std::make_unique<L>(config, d_model, plan);
+}
+
+/// The only list of layer types.
+const std::map<std::string, Entry>& entries() {
+  static const std::map<std::string, Entry> list{
+      {"attention",
+       {make<Attention>,
+        true,
+        {R"({"type": "attention", "heads": 4, "window": 5})",
+         R"({"type": "attention", "heads": 4, "kv_heads": 2, "head_width": 6, "rope_base": 500})",
+         R"({"type": "attention", "heads": 2, "kv_heads": 1, "window": 3, "rope": false})"}}},
+      {"mamba",
+       {make<Mamba>,
+        true,
+        {R"({"type": "mamba"})",
+         R"({"type": "mamba", "d_state": 5, "d_conv": 3, "expand": 3, "dt_rank": 2, "conv_bias": false})"}}},
+      {"swiglu", {make<SwiGlu>, false, {R"({"type": "swiglu", "d_ff": 11})"}}},
+  };
+  return list;
+}
+
+}  // namespace
+
+std::unique_ptr<Layer> make_layer(Json& entry, const std::string& place, Index d_model, Plan plan) {
+  if (!entry.is_object() || !entry.contains("type") || !entry.at("type").is_string())
+    fail(place, ": expected an object with a \"type\", found ", entry.dump());
+  const std::string type = entry.at("type").get<std::string>();
+  const auto found = entries().find(type);
+  if (found == entries().end()) {
+    std::string known;
+    for (const auto& [name, unused] : entries()) known += (known.empty() ? "" : ", ") + name;
+    fail(place, ": unknown type \"", type, "\"; expected one of ", known);
+  }
+  return found->second.make(entry, place, d_model, plan);
+}
+
+std::vector<LayerType> layer_types() {
+  std::vector<LayerType> types;
+  for (const auto& [name, entry] : entries()) {
+    types.push_back({name, {}});
+    for (const char* example : entry.examples)
+      types.back().examples.push_back(parse_json(example, name));
+  }
+  return types;
+}
+
+bool layer_mixes(const std::string& type) {
+  const auto found = entries().find(type);
+  return found != entries().end() && found->second.mixes;
+}
+
+}  // namespace samba

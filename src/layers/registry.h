@@ -1,0 +1,27 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "layers/layer.h"
+
+namespace samba {
+
+/// Builds the layer that one entry of a model's list describes: {"type": "mamba", ...}. An entry
+/// without a type, of an unknown type or with an unknown key is an Error that begins with `place`.
+/// `entry` is completed: it then names every field of the layer with its value.
+std::unique_ptr<Layer> make_layer(Json& entry, const std::string& place, Index d_model, Plan plan);
+
+/// A type of layer, and small entries that show its forms: the contract tests run over them.
+struct LayerType {
+  std::string name;
+  std::vector<Json> examples;
+};
+std::vector<LayerType> layer_types();
+
+/// Whether layers of this type mix tokens (Layer::mixes); false for unknown types.
+bool layer_mixes(const std::string& type);
+
+}  // namespace samba

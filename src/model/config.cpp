@@ -1,0 +1,83 @@
+#include "model/config.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/fields.h"
+#include "model/presets.h"
+
+namespace samba {
+namespace {
+
+constexpr std::size_t kMostLayers = 10'000;
+
+/// Appends the entries of a list, "repeat" expanded.
+void expand(const Json& list, const std::string& place, std::vector<Json>& out) {
+  if (!list.is_array()) fail(place, ": expected a list, found ", list.dump());
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const std::string here = text_of(place, '[', i, ']');
+    const Json& entry = list[i];
+    if (!entry.is_object()) fail(here, ": expected an object, found ", entry.dump());
+    if (!entry.contains("repeat")) {
+      out.push_back(entry);
+    } else {
+      Index repeat = 0;
+      JsonFields f(entry, here);
+      f("repeat", repeat, "");
+      f.ignore("layers");
+      f.finish();
+      if (repeat < 1) fail(here, ": repeat: expected at least 1, found ", repeat);
+      if (!entry.contains("layers")) fail(here, ": repeat: expected \"layers\" beside it");
+      std::vector<Json> inner;
+      expand(entry.at("layers"), here + ".layers", inner);
+      for (Index k = 0; k < repeat && out.size() <= kMostLayers; ++k)
+        out.insert(out.end(), inner.begin(), inner.end());
+    }
+    if (out.size() > kMostLayers) fail(place, ": expected at most ", kMostLayers, " layers");
+  }
+}
+
+}  // namespace
+
+ModelConfig model_config(const Json& document, const std::string& place) {
+  ModelConfig config;
+  read_fields(config, document, place, {"layers", "train"});
+  if (!document.contains("layers")) fail(place, ": expected a key \"layers\"");
+  if (config.vocab < 1) fail(place, ": vocab: expected at least 1, found ", config.vocab);
+  if (config.d_model < 1) fail(place, ": d_model: expected at least 1, found ", config.d_model);
+  if (config.context < 1) fail(place, ": context: expected at least 1, found ", config.context);
+  if (!(config.norm_eps >= 0)) fail(place, ": norm_eps: expected 0 or more, found ", config.norm_eps);
+  if (config.init != "mamba" && config.init != "neox")
+    fail(place, ": init: expected mamba or neox, found \"", config.init, "\"");
+  expand(document.at("layers"), place + ": layers", config.layers);
+  return config;
+}
+
+Json json_of(const ModelConfig& config) {
+  Json document = write_fields(config);
+  document["layers"] = config.layers;
+  return document;
+}
+
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const Preset& preset : presets()) names.emplace_back(preset.name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+Json config_document(const std::string& preset_or_path) {
+  for (const Preset& preset : presets())
+    if (preset_or_path == preset.name) return parse_json(preset.json, preset_or_path);
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (fs::is_directory(preset_or_path, ignored))
+    return read_json((fs::path(preset_or_path) / "config.json").string());
+  if (fs::exists(preset_or_path, ignored)) return read_json(preset_or_path);
+  std::string known;
+  for (const std::string& name : preset_names()) known += (known.empty() ? "" : ", ") + name;
+  fail(preset_or_path, ": no such preset, file or folder; the presets are ", known);
+}
+
+}  // namespace samba

@@ -1,0 +1,235 @@
+#include "model/model.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/linear.h"
+#include "kernels/rms_norm.h"
+#include "kernels/run.h"
+#include "layers/registry.h"
+
+namespace samba {
+namespace {
+
+/// Logits that are held at a time: 16 MiB of f32, a few hundred rows of a large vocabulary.
+constexpr Index kLogits = Index{4} << 20;
+
+Index rows_at_a_time(Index rows, Index vocab) {
+  return std::clamp<Index>(kLogits / vocab, std::min<Index>(16, rows), rows);
+}
+
+}  // namespace
+
+Model::Model(ModelConfig config, Stream& stream, DType dtype)
+    : config_(std::move(config)), stream_(stream), dtype_(dtype) {
+  const Index d = config_.d_model;
+  InitScheme scheme{config_.init == "neox", d, static_cast<Index>(config_.layers.size()), 0};
+  for (const Json& entry : config_.layers)
+    scheme.blocks += entry.contains("type") && entry.at("type").is_string() &&
+                     layer_mixes(entry.at("type").get<std::string>());
+  Plan plan(parameters_, state_shapes_, dtype, scheme);
+  const Init table = scheme.neox ? scheme.linear(d) : Init{Init::Kind::normal, 0.02};
+  embedding_ = &plan.matrix("embedding.weight", config_.vocab, d, table);
+  for (std::size_t i = 0; i < config_.layers.size(); ++i) {
+    const Plan here = plan.inside(text_of("layers.", i));
+    Step step{&Plan(here).exact("norm.weight", 1, d, {Init::Kind::ones}), nullptr};
+    step.layer = make_layer(config_.layers[i], text_of(config_.name, ": layers[", i, ']'), d, here);
+    steps_.push_back(std::move(step));
+  }
+  norm_ = &plan.exact("norm.weight", 1, d, {Init::Kind::ones});
+  if (!config_.tied) head_ = &plan.linear("head.weight", config_.vocab, d, scheme.linear(d));
+}
+
+void Model::allocate(bool training) {
+  for (Parameter& p : parameters_) {
+    p.value = Matrix(stream_, p.exact ? exact_of(dtype_) : dtype_, p.rows, p.cols);
+    if (training) p.grad = Matrix(stream_, exact_of(dtype_), p.rows, p.cols);
+  }
+  if (training) zero_gradients();
+}
+
+void Model::pack() {
+  for (Parameter& p : parameters_) {
+    const bool is_head = &p == &head_weight();
+    if (!p.linear && !is_head) continue;
+    p.packed = Matrix(stream_, dtype_, op::PackLinear::panel_rows(p.rows),
+                      op::PackLinear::panel_cols(p.cols));
+    run(stream_, op::PackLinear{.panels = p.packed, .w = p.value});
+    if (&p != embedding_) p.value = Matrix();
+    p.grad = Matrix();
+  }
+}
+
+void Model::normalise(Pass& pass, const Parameter& norm, const Normed& normed, ConstView x,
+                      ConstView add) {
+  run(pass.stream, op::RmsNorm{.y = normed.y,
+                               .sum = normed.sum,
+                               .scale = normed.scale,
+                               .x = x,
+                               .add = add,
+                               .w = norm.value,
+                               .eps = config_.norm_eps});
+}
+
+void Model::forward(Pass& pass, ConstView tokens, View x) {
+  const Index n = pass.batch.tokens, d = config_.d_model;
+  const DType exact = exact_of(dtype_);
+  expect_shape("model: tokens", tokens, n, 1, DType::i32);
+  expect_shape("model: x", x, n, d, dtype_);
+  saved_.clear();
+
+  Matrix residual(pass.stream, exact, n, d), out(pass.stream, dtype_, n, d);
+  Matrix reused(pass.stream, dtype_, n, d);
+  run(pass.stream, op::Embedding{.y = residual, .tokens = tokens, .w = embedding_->value});
+  ConstView stream = residual, add = {};
+  for (std::size_t i = 0; i <= steps_.size(); ++i) {
+    const bool last = i == steps_.size();
+    SavedStep saved;
+    Normed normed{last ? x : reused.view(), residual, {}};
+    if (pass.training) {
+      saved.sum = Matrix(pass.stream, exact, n, d);
+      saved.scale = Matrix(pass.stream, exact, n, 1);
+      if (!last && !recompute_) saved.x = Matrix(pass.stream, dtype_, n, d);
+      normed = {saved.x.empty() ? normed.y : saved.x.view(), saved.sum, saved.scale};
+    }
+    normalise(pass, last ? *norm_ : *steps_[i].norm, normed, stream, add);
+    stream = normed.sum;
+    if (!last) {
+      steps_[i].layer->forward(pass, normed.y, out);
+      if (recompute_) steps_[i].layer->drop();
+      add = out;
+    }
+    if (pass.training) saved_.push_back(std::move(saved));
+  }
+}
+
+void Model::head(Pass& pass, ConstView x, View logits) {
+  const Parameter& w = head_weight();
+  const bool packed = !w.packed.empty();
+  run(pass.stream,
+      op::Linear{.y = logits, .x = x, .w = packed ? w.packed : w.value, .packed = packed});
+}
+
+double Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses, View dx,
+                        double scale) {
+  const DType exact = exact_of(dtype_);
+  const Index vocab = config_.vocab, n = x.rows, rows = rows_at_a_time(n, vocab);
+  const bool training = !dx.empty();
+  Matrix logits(pass.stream, exact, rows, vocab), own(pass.stream, exact, n, 1);
+  Matrix rounded;
+  if (training && dtype_ != exact) rounded = Matrix(pass.stream, dtype_, rows, vocab);
+  const View each = losses.empty() ? own.view() : losses;
+  for (Index first = 0; first < n; first += rows) {
+    const Index count = std::min(rows, n - first);
+    const View part = logits.view().block(0, count);
+    const View gradient =
+        !training ? View{} : rounded.empty() ? part : rounded.view().block(0, count);
+    head(pass, x.block(first, count), part);
+    run(pass.stream, op::CrossEntropy{.loss = each.block(first, count),
+                                      .dlogits = gradient,
+                                      .logits = part,
+                                      .targets = targets.block(first, count),
+                                      .scale = scale});
+    if (!training) continue;
+    const Parameter& w = head_weight();
+    run(pass.stream, op::LinearBackward{.dx = dx.block(first, count),
+                                        .dw = w.grad,
+                                        .dy = gradient,
+                                        .x = x.block(first, count),
+                                        .w = w.value});
+  }
+  double sum = 0;
+  for (Index i = 0; i < n; ++i)
+    sum += exact == DType::f64 ? *each.row<double>(i) : static_cast<double>(*each.row<float>(i));
+  return sum;
+}
+
+double Model::loss(Pass& pass, ConstView tokens, ConstView targets, View losses) {
+  Matrix x(pass.stream, dtype_, pass.batch.tokens, config_.d_model);
+  forward(pass, tokens, x);
+  return head_loss(pass, x, targets, losses, {}, 1);
+}
+
+double Model::loss_and_gradient(Pass& pass, ConstView tokens, ConstView targets, double scale) {
+  const Index n = pass.batch.tokens, d = config_.d_model;
+  Matrix x(pass.stream, dtype_, n, d), dx(pass.stream, dtype_, n, d);
+  forward(pass, tokens, x);
+  const double sum = head_loss(pass, x, targets, {}, dx, scale);
+  backward(pass, tokens, dx);
+  return sum;
+}
+
+void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
+  const Index n = pass.batch.tokens, d = config_.d_model;
+  Matrix dresidual(pass.stream, exact_of(dtype_), n, d);
+  fill(dresidual, 0);
+  Matrix dout(pass.stream, dtype_, n, d), dnormed(pass.stream, dtype_, n, d);
+  const auto through_norm = [&](const Parameter& norm, const SavedStep& saved, ConstView dy) {
+    run(pass.stream, op::RmsNormBackward{.dx = dresidual,
+                                         .dw = norm.grad,
+                                         .dy = dy,
+                                         .x = saved.sum,
+                                         .w = norm.value,
+                                         .scale = saved.scale});
+  };
+  through_norm(*norm_, saved_.back(), dx);
+  saved_.pop_back();
+  for (std::size_t i = steps_.size(); i-- > 0;) {
+    SavedStep saved = std::move(saved_.back());
+    saved_.pop_back();
+    if (recompute_) {
+      saved.x = Matrix(pass.stream, dtype_, n, d);
+      normalise(pass, *steps_[i].norm, {saved.x, {}, {}}, saved.sum, {});
+      steps_[i].layer->forward(pass, saved.x, dout);
+    }
+    run(pass.stream, op::Convert{.to = dout, .from = dresidual});
+    steps_[i].layer->backward(pass, saved.x, dout, dnormed);
+    through_norm(*steps_[i].norm, saved, dnormed);
+  }
+  run(pass.stream,
+      op::EmbeddingBackward{.dw = embedding_->grad, .dy = dresidual, .tokens = tokens});
+}
+
+void Model::zero_gradients() {
+  for (Parameter& p : parameters_)
+    std::fill_n(p.grad.view().data, static_cast<std::size_t>(p.grad.bytes()), std::byte{0});
+}
+
+Index Model::parameter_count() const {
+  Index count = 0;
+  for (const Parameter& p : parameters_) count += p.size();
+  return count;
+}
+
+States Model::make_states(Index slots, Index context) const {
+  States states;
+  for (const StateShape& shape : state_shapes_) {
+    states.emplace_back(stream_, shape.dtype, slots,
+                        shape.per_token ? shape.width * context : shape.width);
+    std::fill_n(states.back().view().data, static_cast<std::size_t>(states.back().bytes()), std::byte{0});
+  }
+  return states;
+}
+
+Index Model::state_bytes(Index context) const {
+  Index bytes = 0;
+  for (const StateShape& shape : state_shapes_)
+    bytes += shape.width * (shape.per_token ? context : 1) * size_of(shape.dtype);
+  return bytes;
+}
+
+bool Model::has_growing_state() const {
+  return std::any_of(state_shapes_.begin(), state_shapes_.end(),
+                     [](const StateShape& shape) { return shape.per_token; });
+}
+
+double Model::flops(Index position, Index length) const {
+  double sum = 2.0 * static_cast<double>(config_.vocab * config_.d_model) * static_cast<double>(length);
+  for (const Step& step : steps_) sum += step.layer->flops(position, length);
+  return sum;
+}
+
+}  // namespace samba

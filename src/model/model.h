@@ -1,0 +1,102 @@
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "layers/layer.h"
+#include "model/config.h"
+
+namespace samba {
+
+/// Embedding, then x += layer(rms_norm(x)) for each layer of the config, then norm and head. The
+/// residual stream is f32 (f64 in f64), whatever the dtype of weights and activations.
+class Model {
+ public:
+  /// Builds the layers and lists the parameters; allocates nothing yet, so that a model of any size
+  /// can be asked about.
+  Model(ModelConfig, Stream&, DType);
+
+  /// Allocates the weights (undefined until written), with `training` their gradients (zero).
+  void allocate(bool training);
+  /// Rearranges the linear weights for inference and frees what is then no longer read. Backward and
+  /// saving are over after that.
+  void pack();
+
+  /// x: [N, D] out, model dtype: the last hidden state of every token, after the last norm.
+  /// tokens: i32 [N, 1]; an id that is no row of the embedding is an Error.
+  void forward(Pass&, ConstView tokens, View x);
+  /// logits: [M, V] out, f32 (f64 in f64), for any M rows of x.
+  void head(Pass&, ConstView x, View logits);
+
+  /// The sum over rows of the next-token cross-entropy in nats, of rows whose target is not -1;
+  /// targets: i32 [N, 1]. losses, where given: [N, 1] f32 (f64 in f64) out, each row's own.
+  /// Logits exist for a few rows at a time only.
+  double loss(Pass&, ConstView tokens, ConstView targets, View losses = {});
+  /// loss(), then adds scale * d loss / d parameter to every gradient. pass.training must be set.
+  double loss_and_gradient(Pass&, ConstView tokens, ConstView targets, double scale);
+
+  /// With recompute a layer's activations are dropped after its forward and made again before its
+  /// backward: memory for time.
+  void set_recompute(bool on) { recompute_ = on; }
+
+  /// Clears the gradients.
+  void zero_gradients();
+
+  std::deque<Parameter>& parameters() { return parameters_; }
+  const std::deque<Parameter>& parameters() const { return parameters_; }
+  Index parameter_count() const;
+  const std::vector<StateShape>& state_shapes() const { return state_shapes_; }
+  /// Zeroed states for `slots` sequences of at most `context` tokens; the context matters to layers
+  /// whose state grows with it.
+  States make_states(Index slots, Index context) const;
+  /// Bytes of state of one sequence of `context` tokens.
+  Index state_bytes(Index context) const;
+  /// Whether the state of some layer grows with the context: full attention.
+  bool has_growing_state() const;
+
+  /// Operations of a forward pass over `length` tokens from `position` on, head included.
+  double flops(Index position, Index length) const;
+
+  const ModelConfig& config() const { return config_; }
+  Stream& stream() const { return stream_; }
+  DType dtype() const { return dtype_; }
+
+ private:
+  struct Step {
+    Parameter* norm;
+    std::unique_ptr<Layer> layer;
+  };
+  /// What forward keeps of a step for backward.
+  struct SavedStep {
+    Matrix sum;    ///< [N, D] the residual stream before the step
+    Matrix scale;  ///< [N, 1] 1 / rms of it
+    Matrix x;      ///< [N, D] what the layer read; empty with recompute
+  };
+  /// What normalise writes; sum and scale may be left out.
+  struct Normed {
+    View y, sum, scale;
+  };
+  void normalise(Pass&, const Parameter& norm, const Normed&, ConstView x, ConstView add);
+  /// Losses of all rows; with `dx` ([N, D]) also the gradients of head and hidden state.
+  double head_loss(Pass&, ConstView x, ConstView targets, View losses, View dx, double scale);
+  void backward(Pass&, ConstView tokens, ConstView dx);
+  const Parameter& head_weight() const { return head_ != nullptr ? *head_ : *embedding_; }
+
+  ModelConfig config_;
+  Stream& stream_;
+  DType dtype_;
+  std::deque<Parameter> parameters_;
+  std::vector<StateShape> state_shapes_;
+  Parameter* embedding_ = nullptr;
+  std::vector<Step> steps_;
+  Parameter* norm_ = nullptr;
+  Parameter* head_ = nullptr;  ///< null: tied
+  bool recompute_ = false;
+  std::vector<SavedStep> saved_;  ///< one per step, then the last norm's
+};
+
+/// Draws every parameter's first value. The values depend on seed, name order and shape alone.
+void initialise(Model&, std::uint64_t seed);
+
+}  // namespace samba
