@@ -1,0 +1,135 @@
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "model/safetensors.h"
+
+namespace samba {
+namespace {
+
+constexpr std::size_t kLongestHeader = 100'000'000;
+constexpr std::size_t kAlignment = 8;
+constexpr Index kPiece = 8192;  // elements converted at a time
+
+/// The dtype whose elements are the bytes of the stored type, if a view can be written as it.
+std::optional<DType> written_as(StoredType type) {
+  switch (type) {
+    case StoredType::f64: return DType::f64;
+    case StoredType::f32: return DType::f32;
+    case StoredType::bf16: return DType::bf16;
+    case StoredType::i32:
+    case StoredType::i64: return DType::i32;
+    default: return std::nullopt;
+  }
+}
+
+void put_values(StoredType type, ConstView values, const SafetensorsWriter::Put& put) {
+  const DType dtype = *written_as(type);
+  std::vector<std::byte> piece(static_cast<std::size_t>(kPiece * size_of(dtype)));
+  std::vector<std::int64_t> wide(type == StoredType::i64 ? kPiece : 0);
+  for (Index r = 0; r < values.rows; ++r) {
+    for (Index c = 0; c < values.cols; c += kPiece) {
+      const Index count = std::min(kPiece, values.cols - c);
+      const std::byte* from = values.data + (r * values.stride + c) * size_of(values.dtype);
+      if (type == StoredType::i64) {
+        const auto* ids = reinterpret_cast<const std::int32_t*>(from);
+        std::copy(ids, ids + count, wide.begin());
+        put(std::as_bytes(std::span(wide).first(static_cast<std::size_t>(count))));
+      } else {
+        convert(stored_type_of(values.dtype), from, dtype, piece.data(), count);
+        put(std::span(piece).first(static_cast<std::size_t>(count * size_of(dtype))));
+      }
+    }
+  }
+}
+
+std::string json_text(const std::string& text) {
+  try {
+    return nlohmann::json(text).dump();
+  } catch (const nlohmann::json::exception&) {
+    fail("safetensors: found ", in_quotes(text), "; expected UTF-8");
+  }
+}
+
+}  // namespace
+
+void SafetensorsWriter::metadata(std::string key, std::string value) {
+  metadata_.insert_or_assign(std::move(key), std::move(value));
+}
+
+void SafetensorsWriter::add(std::string name, StoredType type, std::vector<Index> shape,
+                            ConstView values) {
+  const std::optional<DType> dtype = written_as(type);
+  if (!dtype || !convertible(stored_type_of(values.dtype), *dtype) ||
+      count_of(shape) != values.rows * values.cols)
+    fail("safetensors: tensor ", in_quotes(name), ": found ", shape_of(values), "; expected ",
+         name_of(type), text_of_shape(shape));
+  add(std::move(name), type, std::move(shape),
+      [type, values](const Put& put) { put_values(type, values, put); });
+}
+
+void SafetensorsWriter::add(std::string name, ConstView values) {
+  add(std::move(name), stored_type_of(values.dtype), {values.rows, values.cols}, values);
+}
+
+void SafetensorsWriter::add(std::string name, StoredType type, std::vector<Index> shape,
+                            std::function<void(const Put&)> fill) {
+  const std::optional<Index> count = count_of(shape);
+  Index bytes = 0;
+  if (!count || __builtin_mul_overflow(*count, size_of(type), &bytes))
+    fail("safetensors: tensor ", in_quotes(name), ": found shape ", text_of_shape(shape),
+         "; expected one of less than 2^63 bytes");
+  tensors_.push_back({std::move(name), type, std::move(shape), bytes, std::move(fill)});
+}
+
+std::string SafetensorsWriter::header() const {
+  std::string text = "{";
+  std::set<std::string_view> names{"__metadata__"};
+  if (!metadata_.empty()) {
+    for (const auto& [key, value] : metadata_) {
+      text += text == "{" ? "\"__metadata__\":{" : ",";
+      text += json_text(key) + ":" + json_text(value);
+    }
+    text += "}";
+  }
+  Index end = 0;
+  for (const Tensor& tensor : tensors_) {
+    if (!names.insert(tensor.name).second)
+      fail("safetensors: found tensor ", in_quotes(tensor.name), " twice; expected each name once");
+    const Index begin = end;
+    if (__builtin_add_overflow(begin, tensor.bytes, &end))
+      fail("safetensors: found tensors of 2^63 bytes and more; expected less");
+    text += (text == "{" ? "" : ",") + json_text(tensor.name) + ":{\"dtype\":\"" +
+            name_of(tensor.type) + "\",\"shape\":" + text_of_shape(tensor.shape) +
+            ",\"data_offsets\":" + text_of_shape(std::vector{begin, end}) + "}";
+  }
+  text += "}";
+  text.append((kAlignment - text.size() % kAlignment) % kAlignment, ' ');
+  return text;
+}
+
+void SafetensorsWriter::write(const std::string& path) const {
+  const std::string text = header();
+  if (text.size() > kLongestHeader)
+    fail(path, ": found a header of ", text.size(), " bytes; expected ", kLongestHeader,
+         " at most");
+  AtomicFile file(path);
+  const std::uint64_t length = text.size();
+  file.write(&length, sizeof(length));
+  file.write(text);
+  for (const Tensor& tensor : tensors_) {
+    Index written = 0;
+    tensor.fill([&](std::span<const std::byte> bytes) {
+      written += static_cast<Index>(bytes.size());
+      if (written <= tensor.bytes) file.write(bytes.data(), bytes.size());
+    });
+    if (written != tensor.bytes)
+      fail(path, ": tensor ", in_quotes(tensor.name), ": found ", written,
+           " bytes to write; expected ", tensor.bytes);
+  }
+  file.commit();
+}
+
+}  // namespace samba
