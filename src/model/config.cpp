@@ -11,6 +11,12 @@ namespace samba {
 namespace {
 
 constexpr std::size_t kMostLayers = 10'000;
+constexpr Index kLargest = Index{1} << 24;  // products of a few sizes then fit an Index
+
+void expect_size(const std::string& place, const char* key, Index value) {
+  if (value < 1 || value > kLargest)
+    fail(place, ": ", key, ": expected 1 to ", kLargest, ", found ", value);
+}
 
 /// Appends the entries of a list, "repeat" expanded.
 void expand(const Json& list, const std::string& place, std::vector<Json>& out) {
@@ -44,9 +50,9 @@ ModelConfig model_config(const Json& document, const std::string& place) {
   ModelConfig config;
   read_fields(config, document, place, {"layers", "train"});
   if (!document.contains("layers")) fail(place, ": expected a key \"layers\"");
-  if (config.vocab < 1) fail(place, ": vocab: expected at least 1, found ", config.vocab);
-  if (config.d_model < 1) fail(place, ": d_model: expected at least 1, found ", config.d_model);
-  if (config.context < 1) fail(place, ": context: expected at least 1, found ", config.context);
+  expect_size(place, "vocab", config.vocab);
+  expect_size(place, "d_model", config.d_model);
+  expect_size(place, "context", config.context);
   if (!(config.norm_eps >= 0)) fail(place, ": norm_eps: expected 0 or more, found ", config.norm_eps);
   if (config.init != "mamba" && config.init != "neox")
     fail(place, ": init: expected mamba or neox, found \"", config.init, "\"");

@@ -1,0 +1,125 @@
+#include "generate/engine.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace samba {
+
+Engine::Engine(Model& model, const Options& options) : model_(model), options_(options) {
+  if (model.has_growing_state() && options.context < 1)
+    fail("engine: ", model.config().name, " has full attention: expected a context, found none");
+  if (options_.vocabulary == 0) options_.vocabulary = static_cast<std::int32_t>(model.config().vocab);
+  states_ = model.make_states(options.slots, options.context);
+  slots_.resize(static_cast<std::size_t>(options.slots));
+}
+
+void Engine::submit(Request request) {
+  if (request.prompt.empty()) fail("prompt: expected at least one token, found none");
+  for (const std::int32_t id : request.prompt)
+    if (id < 0 || id >= model_.config().vocab)
+      fail("prompt: token id ", id, " is outside the model's vocabulary of ", model_.config().vocab);
+  const Index length = static_cast<Index>(request.prompt.size()) + request.max_tokens;
+  if (model_.has_growing_state() && length > options_.context)
+    fail("context: the prompt's ", request.prompt.size(), " tokens and ", request.max_tokens,
+         " new ones need ", length, "; full attention's state was made for ", options_.context);
+  check(request.sampling);
+  waiting_.push_back(std::move(request));
+}
+
+void Engine::run() {
+  while (step()) {
+  }
+}
+
+bool Engine::step() {
+  admit();
+  pack();
+  if (spans_.empty()) return false;
+  pass();
+  deliver();
+  return true;
+}
+
+void Engine::admit() {
+  for (auto& slot : slots_) {
+    if (slot || waiting_.empty()) continue;
+    slot.emplace().request = std::move(waiting_.front());
+    waiting_.pop_front();
+  }
+}
+
+/// One token of every request that generates, then prompts in chunks up to the budget.
+void Engine::pack() {
+  spans_.clear();
+  tokens_.clear();
+  rows_.clear();
+  const auto add = [&](std::size_t slot, const std::int32_t* ids, Index count, bool last) {
+    Running& r = *slots_[slot];
+    const Index first = static_cast<Index>(tokens_.size());
+    tokens_.insert(tokens_.end(), ids, ids + count);
+    spans_.push_back({first, count, r.position, static_cast<Index>(slot)});
+    rows_.push_back(last ? first + count - 1 : -1);
+    r.taken = count;
+  };
+  for (std::size_t i = 0; i < slots_.size(); ++i)
+    if (slots_[i] && slots_[i]->last >= 0) add(i, &slots_[i]->last, 1, true);
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    if (!slots_[i] || slots_[i]->last >= 0) continue;
+    const Index budget = options_.tokens_per_pass - static_cast<Index>(tokens_.size());
+    if (budget < 1) break;
+    const Running& r = *slots_[i];
+    const Index left = static_cast<Index>(r.request.prompt.size()) - r.position;
+    const Index count = std::min(left, budget);
+    add(i, r.request.prompt.data() + r.position, count, count == left);
+  }
+}
+
+void Engine::pass() {
+  Stream& stream = model_.stream();
+  const Index n = static_cast<Index>(tokens_.size()), d = model_.config().d_model;
+  Pass pass{stream, batch_of(spans_), &states_, false};
+  const View tokens{reinterpret_cast<std::byte*>(tokens_.data()), n, 1, 1, DType::i32};
+  Matrix x(stream, model_.dtype(), n, d);
+  model_.forward(pass, tokens, x);
+
+  const Index wanted = std::count_if(rows_.begin(), rows_.end(), [](Index row) { return row >= 0; });
+  chosen_.assign(rows_.size(), -1);
+  if (wanted == 0) return;
+  Matrix last(stream, model_.dtype(), wanted, d);
+  Matrix logits(stream, exact_of(model_.dtype()), wanted, model_.config().vocab);
+  Index next = 0;
+  for (const Index row : rows_)
+    if (row >= 0) copy(last.view().block(next++, 1), x.view().block(row, 1));
+  model_.head(pass, last, logits);
+  std::vector<float> values(static_cast<std::size_t>(options_.vocabulary));
+  const View row_of{reinterpret_cast<std::byte*>(values.data()), 1, options_.vocabulary,
+                    options_.vocabulary, DType::f32};
+  next = 0;
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    if (rows_[i] < 0) continue;
+    copy(row_of, logits.view().block(next++, 1).columns(0, options_.vocabulary));
+    const Running& r = *slots_[static_cast<std::size_t>(spans_[i].slot)];
+    chosen_[i] = sample(values, r.request.sampling, r.position + spans_[i].length);
+  }
+}
+
+void Engine::deliver() {
+  for (std::size_t i = 0; i < spans_.size(); ++i) {
+    auto& slot = slots_[static_cast<std::size_t>(spans_[i].slot)];
+    slot->position += slot->taken;
+    if (rows_[i] < 0) continue;
+    const std::int32_t id = chosen_[i];
+    const std::vector<std::int32_t>& ends = slot->request.ends;
+    bool ended = slot->request.max_tokens < 1 ||
+                 std::find(ends.begin(), ends.end(), id) != ends.end();
+    if (!ended) {
+      slot->last = id;
+      ended = !slot->request.on_token(id) || ++slot->generated >= slot->request.max_tokens;
+    }
+    if (ended) slot.reset();
+  }
+}
+
+}  // namespace samba

@@ -1,0 +1,155 @@
+#include "model/folder.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/json.h"
+
+namespace samba {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_file(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_regular_file(path, ignored);
+}
+
+/// The folder itself, or the last checkpoint of a run's folder.
+std::string resolve(const std::string& folder) {
+  const fs::path last = fs::path(folder) / "last.json";
+  if (is_file(fs::path(folder) / "config.json") || !is_file(last)) return folder;
+  const Json document = read_json(last.string());
+  if (!document.is_object() || !document.contains("last") || !document.at("last").is_string())
+    fail(last.string(), ": expected {\"last\": CHECKPOINT}");
+  const auto name = document.at("last").get<std::string>();
+  if (fs::path(name).filename() != name || name.empty())
+    fail(last.string(), ": last: expected the name of a folder beside it, found \"", name, "\"");
+  return (fs::path(folder) / name).string();
+}
+
+}  // namespace
+
+std::string ModelSource::tokenizer() const {
+  const fs::path path = fs::path(folder) / "tokenizer.model";
+  return !folder.empty() && is_file(path) ? path.string() : std::string();
+}
+
+ModelSource open_model(const std::string& name) {
+  std::error_code ignored;
+  if (fs::is_directory(name, ignored)) {
+    const std::string folder = resolve(name);
+    const std::string path = (fs::path(folder) / "config.json").string();
+    if (!fs::exists(path, ignored))
+      fail(name, ": expected a model folder; it holds no config.json and no last.json");
+    return {name, folder, layout_of(read_json(path), path)};
+  }
+  return {name, "", layout_of(config_document(name), name)};
+}
+
+std::unique_ptr<Model> load_model(const ModelSource& source, Stream& stream, DType dtype,
+                                  bool training, std::uint64_t seed) {
+  auto model = std::make_unique<Model>(source.layout.config, stream, dtype);
+  if (source.folder.empty()) {
+    model->allocate(training);
+    initialise(*model, seed);
+    return model;
+  }
+  const TensorFile file = open_model_tensors(source.folder);
+  const WeightNames names(source.layout, *model);
+  names.check(file);  // before anything is allocated from what the config claims
+  model->allocate(training);
+  names.read(file);
+  return model;
+}
+
+WeightNames::WeightNames(const Layout& layout, const Model& model)
+    : layout_(layout), model_(model) {
+  std::map<std::string, const Parameter*> parameters;
+  for (const Parameter& p : model.parameters()) {
+    parameters[p.name] = &p;
+    if (!layout.pieces.empty()) continue;
+    order_.push_back(p.name);
+    parts_[p.name] = {{&p, 0, 0, p.rows}};
+  }
+  for (const Piece& piece : layout.pieces) {
+    std::vector<Part>& parts = parts_[piece.tensor];
+    if (parts.empty()) order_.push_back(piece.tensor);
+    parts.push_back({parameters.at(piece.parameter), piece.tensor_row, piece.row, piece.rows});
+  }
+}
+
+std::vector<std::string> WeightNames::tensors() const { return order_; }
+
+std::string WeightNames::first_name(const std::string& tensor) const {
+  const auto alias = layout_.aliases.find(tensor);
+  return alias == layout_.aliases.end() ? tensor : alias->second;
+}
+
+bool WeightNames::known(const std::string& tensor) const {
+  return parts_.count(first_name(tensor)) > 0;
+}
+
+const std::vector<WeightNames::Part>& WeightNames::parts(const std::string& tensor) const {
+  const auto found = parts_.find(first_name(tensor));
+  if (found == parts_.end()) fail(tensor, ": the model has no tensor of this name");
+  return found->second;
+}
+
+std::pair<Index, Index> WeightNames::shape(const std::string& tensor) const {
+  Index rows = 0;
+  for (const Part& part : parts(tensor)) rows = std::max(rows, part.tensor_row + part.rows);
+  return {rows, parts(tensor).front().parameter->cols};
+}
+
+std::string WeightNames::stored_name(const TensorFile& file, const std::string& name) const {
+  if (file.find(name) != nullptr) return name;
+  for (const auto& [second, first] : layout_.aliases)
+    if (first == name && file.find(second) != nullptr) return second;
+  fail(file.path(), ": tensor \"", name, "\" is missing");
+}
+
+void WeightNames::check(const TensorFile& file) const {
+  for (const std::string& name : file.names())
+    if (!known(name) && !is_buffer(name))
+      fail(file.path(), ": tensor \"", name,
+           "\" is none of this model's; its config.json describes another");
+  for (const std::string& name : order_) {
+    const std::vector<Index>& stored = file.shape(stored_name(file, name));
+    const auto [rows, cols] = shape(name);
+    if (count_of(stored) != rows * cols)
+      fail(file.path(), ": tensor \"", name, "\": expected [", rows, ", ", cols, "], found ",
+           text_of_shape(stored), "; its config.json describes another model");
+  }
+}
+
+void WeightNames::read(const TensorFile& file) const {
+  check(file);
+  for (const std::string& name : order_) {
+    const std::string stored = stored_name(file, name);
+    const std::vector<Part>& all = parts(name);
+    if (all.size() == 1 && all[0].rows == all[0].parameter->rows) {
+      file.read(stored, all[0].parameter->value);
+      continue;
+    }
+    const auto [rows, cols] = shape(name);
+    Matrix whole(model_.stream(), all[0].parameter->value.dtype(), rows, cols);
+    file.read(stored, whole);
+    for (const Part& part : all)
+      copy(part.parameter->value.view().block(part.row, part.rows),
+           whole.view().block(part.tensor_row, part.rows));
+  }
+}
+
+Matrix WeightNames::gradient(const std::string& tensor) const {
+  const auto [rows, cols] = shape(tensor);
+  const std::vector<Part>& all = parts(tensor);
+  Matrix whole(model_.stream(), all[0].parameter->grad.dtype(), rows, cols);
+  for (const Part& part : all)
+    copy(whole.view().block(part.tensor_row, part.rows),
+         part.parameter->grad.view().block(part.row, part.rows));
+  return whole;
+}
+
+}  // namespace samba

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "model/layout.h"
+#include "model/model.h"
+#include "model/tensors.h"
+
+namespace samba {
+
+/// What a MODEL argument names: a model folder in any known layout, the folder of a training run
+/// (its last checkpoint), or a preset, which has no weights.
+struct ModelSource {
+  std::string name;    ///< as the user named it
+  std::string folder;  ///< where config.json lies; empty for a preset
+  Layout layout;
+
+  /// The path of the folder's tokenizer.model, or "" where there is none.
+  std::string tokenizer() const;
+};
+
+/// Throws an Error that lists what was looked for.
+ModelSource open_model(const std::string& name);
+
+/// Builds the model and reads its weights; `training` allocates gradients too. For a preset the
+/// weights are drawn from `seed`.
+std::unique_ptr<Model> load_model(const ModelSource&, Stream&, DType, bool training,
+                                  std::uint64_t seed = 0);
+
+/// Moves values between a model's parameters and tensors under a layout's names.
+class WeightNames {
+ public:
+  /// layout and model must outlive it.
+  WeightNames(const Layout&, const Model&);
+
+  /// Every name a tensor may have, second names of tied ones left out, in the layout's order.
+  std::vector<std::string> tensors() const;
+  /// The name in tensors() of a tensor that may be named by a second one.
+  std::string first_name(const std::string& tensor) const;
+  bool known(const std::string& tensor) const;
+  /// Rows and columns of a tensor as matrix.
+  std::pair<Index, Index> shape(const std::string& tensor) const;
+
+  /// Throws an Error naming the first tensor of the file that is missing, unknown or of another
+  /// size. Needs no allocated model.
+  void check(const TensorFile&) const;
+  /// Reads every parameter's value from the file, after check().
+  void read(const TensorFile&) const;
+  /// The tensor's gradient, [rows, cols] of the gradients' dtype.
+  Matrix gradient(const std::string& tensor) const;
+
+ private:
+  struct Part {
+    const Parameter* parameter;
+    Index tensor_row, row, rows;
+  };
+  std::string stored_name(const TensorFile&, const std::string& name) const;
+  const std::vector<Part>& parts(const std::string& tensor) const;
+
+  const Layout& layout_;
+  const Model& model_;
+  std::vector<std::string> order_;
+  std::map<std::string, std::vector<Part>> parts_;
+};
+
+}  // namespace samba

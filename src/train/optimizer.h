@@ -1,0 +1,59 @@
+#pragma once
+
+#include <vector>
+
+#include "model/model.h"
+
+namespace samba {
+
+/// AdamW over a model's parameters. Master weights are f32 (f64 in f64): the model's own matrices
+/// where those are exact, copies beside a bf16 model.
+class Optimizer {
+ public:
+  struct Config {
+    double beta1 = 0.9;
+    double beta2 = 0.95;
+    double eps = 1e-8;
+    double weight_decay = 0.1;
+    std::string decay = "matrices";
+
+    void fields(auto& f) {
+      f("beta1", beta1, "AdamW: decay of the mean of gradients");
+      f("beta2", beta2, "AdamW: decay of the mean of their squares");
+      f("eps", eps, "AdamW: added to the root of the mean square");
+      f("weight_decay", weight_decay, "AdamW: share of a weight that a step at rate 1 takes away");
+      f("decay", decay, "what decays: matrices, or all (the paper: norms, biases, A_log and D too)");
+    }
+  };
+
+  /// What AdamW keeps of a parameter, in the order of the model's.
+  struct Slot {
+    Parameter* parameter;
+    Matrix master;  ///< empty where the parameter's value is its own master
+    Matrix m;
+    Matrix v;
+
+    View weights() const { return master.empty() ? parameter->value.view() : master.view(); }
+  };
+
+  /// The model is allocated for training and initialised; masters start from its values.
+  Optimizer(Model&, const Config&);
+
+  /// The norm of all gradients together.
+  double gradient_norm() const;
+  /// Updates every weight from its gradient, the gradients scaled to a norm of at most `clip` (0: as
+  /// they are). norm: gradient_norm(). step counts from 1.
+  void step(double lr, double clip, double norm, Index step);
+  /// After the masters were written from outside: rounds them into a bf16 model's values.
+  void publish();
+
+  std::vector<Slot>& slots() { return slots_; }
+  const std::vector<Slot>& slots() const { return slots_; }
+
+ private:
+  Model& model_;
+  Config config_;
+  std::vector<Slot> slots_;
+};
+
+}  // namespace samba
