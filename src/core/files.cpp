@@ -105,8 +105,8 @@ void AtomicFile::flush() {
 void AtomicFile::commit() {
   flush();
   if (::fsync(file_) != 0) fail_system("cannot write", path_);
-  if (::close(std::exchange(file_, -1)) != 0) fail_system("cannot write", path_);
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (::close(std::exchange(file_, -1)) != 0 ||
+      ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int error = errno;
     ::unlink(temporary_.c_str());
     errno = error;

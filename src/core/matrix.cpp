@@ -63,6 +63,11 @@ void expect_same_shape(const char* what, ConstView a, ConstView b) {
   expect_shape(what, a, b.rows, b.cols, b.dtype);
 }
 
+void expect_float(const char* what, ConstView v) {
+  if (v.empty() || v.dtype == DType::i32)
+    fail(what, ": expected f64, f32 or bf16, found ", v.empty() ? "nothing" : shape_of(v));
+}
+
 void copy(View to, ConstView from) {
   if (to.rows != from.rows || to.cols != from.cols)
     fail("copy: expected ", shape_of(to), ", found ", shape_of(from));

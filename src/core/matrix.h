@@ -102,6 +102,8 @@ std::string shape_of(ConstView);
 /// Throw an Error "what: expected f32[2 x 3], found ..." unless the view is as named.
 void expect_shape(const char* what, ConstView, Index rows, Index cols, DType);
 void expect_same_shape(const char* what, ConstView, ConstView);
+/// Throws an Error unless the view holds elements that kernels compute on: f64, f32 or bf16.
+void expect_float(const char* what, ConstView);
 
 /// Copies all elements between views of one shape, converting where the dtypes differ (f64, f32
 /// and bf16; i32 only to i32). Runs on the calling thread.

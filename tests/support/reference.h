@@ -17,4 +17,29 @@ inline Host swiglu(const Host& gate, const Host& up) {
   return y;
 }
 
+/// Zhang & Sennrich 2019, eq. 4.
+inline Host rms_norm(const Host& x, const Host& w, double eps) {
+  Host y(x.rows, x.cols);
+  for (Index n = 0; n < x.rows; ++n) {
+    double squares = 0;
+    for (Index i = 0; i < x.cols; ++i) squares += x(n, i) * x(n, i);
+    const double rms = std::sqrt(squares / static_cast<double>(x.cols) + eps);
+    for (Index i = 0; i < x.cols; ++i) y(n, i) = x(n, i) / rms * w(0, i);
+  }
+  return y;
+}
+
+/// The negative log-likelihood of each row's target, in nats; 0 for target -1.
+inline Host cross_entropy(const Host& logits, const std::vector<int>& targets) {
+  Host loss(logits.rows, 1);
+  for (Index n = 0; n < logits.rows; ++n) {
+    const int target = targets[static_cast<std::size_t>(n)];
+    if (target < 0) continue;
+    double sum = 0;
+    for (Index v = 0; v < logits.cols; ++v) sum += std::exp(logits(n, v) - logits(n, target));
+    loss(n, 0) = std::log(sum);
+  }
+  return loss;
+}
+
 }  // namespace samba::test::reference

@@ -27,6 +27,14 @@ void parallel_ranges(const CpuStream& stream, Index count, Index grain, F&& f) {
   }
 }
 
+/// parallel_ranges over the rows of a matrix of `cols` columns, for work that is a few operations an
+/// element: below 16384 elements a second thread costs more than it gives.
+template <class F>
+void parallel_rows(const CpuStream& stream, Index rows, Index cols, F&& f) {
+  constexpr Index kGrainElements = 16384;
+  parallel_ranges(stream, rows, kGrainElements / std::max<Index>(cols, 1), f);
+}
+
 /// Calls f(i) for every i in [0, count); a thread takes the next i when it is done with one. For
 /// tasks of uneven size. f must not throw.
 template <class F>

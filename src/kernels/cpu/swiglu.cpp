@@ -5,18 +5,11 @@
 #include "kernels/cpu/tier.h"
 
 namespace samba {
-namespace {
-
-constexpr Index kGrainElements = 16384;  // below this a second thread costs more than it gives
-
-Index grain(Index cols) { return std::max<Index>(1, kGrainElements / cols); }
-
-}  // namespace
 
 template <Tier>
 void run_on(CpuStream& stream, const op::SwiGlu& op) {
   visit_float(op.dtype(), [&]<class T>() {
-    parallel_ranges(stream, op.y.rows, grain(op.y.cols), [&](Index first, Index last) {
+    parallel_rows(stream, op.y.rows, op.y.cols, [&](Index first, Index last) {
       for (Index n = first; n < last; ++n) {
         T* y = op.y.row<T>(n);
         const T* gate = op.gate.row<T>(n);
@@ -31,7 +24,7 @@ void run_on(CpuStream& stream, const op::SwiGlu& op) {
 template <Tier>
 void run_on(CpuStream& stream, const op::SwiGluBackward& op) {
   visit_float(op.dtype(), [&]<class T>() {
-    parallel_ranges(stream, op.dy.rows, grain(op.dy.cols), [&](Index first, Index last) {
+    parallel_rows(stream, op.dy.rows, op.dy.cols, [&](Index first, Index last) {
       for (Index n = first; n < last; ++n) {
         T* dgate = op.dgate.row<T>(n);
         T* dup = op.dup.row<T>(n);

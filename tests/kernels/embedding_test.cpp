@@ -1,0 +1,72 @@
+#include "kernels/embedding.h"
+
+#include "core/error.h"
+#include "kernels/run.h"
+#include "support/kernel_test.h"
+
+namespace samba::test {
+namespace {
+
+class Embedding : public KernelTest {};
+SAMBA_KERNEL_TEST(Embedding);
+
+const std::vector<int> kTokens = {3, 0, 10, 3, 3, 7, 0};
+constexpr Index kCount = 7, kVocabulary = 11;
+
+TEST_P(Embedding, ReadsARowForEachToken) {
+  for (const Index width : {1, 33, 100}) {
+    const Host w = random(kVocabulary, width, dtype(), 1);
+    const View y = empty(kCount, width, exact(), 3);
+    run(stream(), op::Embedding{.y = y, .tokens = ids(kTokens), .w = upload(w, dtype(), 5)});
+    Host expected(kCount, width);
+    for (Index n = 0; n < kCount; ++n)
+      for (Index i = 0; i < width; ++i) expected(n, i) = w(kTokens[static_cast<std::size_t>(n)], i);
+    expect_same(host(y), expected);
+  }
+}
+
+TEST_P(Embedding, BackwardAddsInTheOrderOfTheTokens) {
+  // 3000 tokens are enough work for a second thread even at 33 columns.
+  std::vector<int> tokens;
+  for (int n = 0; n < 3000; ++n) tokens.push_back(kTokens[static_cast<std::size_t>(n % 7)]);
+  for (const Index width : {1, 33}) {
+    const Host dy = random(3000, width, exact(), 1),
+               before = random(kVocabulary, width, exact(), 2);
+    const View dw = upload(before, exact(), 3);
+    run(stream(),
+        op::EmbeddingBackward{.dw = dw, .dy = upload(dy, exact(), 1), .tokens = ids(tokens)});
+    Host expected = before;
+    for (Index n = 0; n < 3000; ++n)
+      for (Index i = 0; i < width; ++i) {
+        double& sum = expected(tokens[static_cast<std::size_t>(n)], i);
+        sum += dy(n, i);
+        if (exact() == DType::f32) sum = static_cast<float>(sum);
+      }
+    expect_same(host(dw), expected);
+  }
+}
+
+TEST_P(Embedding, NamesTheFirstTokenThatIsNoRow) {
+  const View w = empty(kVocabulary, 4), y = empty(3, 4, exact()),
+             dw = empty(kVocabulary, 4, exact());
+  const auto message = [&](const std::vector<int>& tokens, bool backward) {
+    try {
+      if (backward)
+        run(stream(), op::EmbeddingBackward{.dw = dw, .dy = y, .tokens = ids(tokens)});
+      else
+        run(stream(), op::Embedding{.y = y, .tokens = ids(tokens), .w = w});
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  EXPECT_EQ(message({10, 11, -5}, false),
+            "embedding: tokens: expected an id from 0 to 10, found 11 in row 1");
+  EXPECT_EQ(message({10, 0, -1}, true),
+            "embedding_backward: tokens: expected an id from 0 to 10, found -1 in row 2");
+  EXPECT_EQ(message({0}, false), std::string("embedding: y: expected ") + name_of(exact()) +
+                                     "[1 x 4], found " + name_of(exact()) + "[3 x 4]");
+}
+
+}  // namespace
+}  // namespace samba::test
