@@ -5,9 +5,10 @@
 
 namespace samba::op {
 
-/// Rearranges a weight so that `Linear` streams it: panels of kPanel outputs, inside a panel the
-/// kPanel values of input 0, then of input 1, ... (bf16: of inputs 0 and 1 interleaved, ...). The
-/// layout belongs to the tier that wrote it. Outputs and inputs are padded with zeros.
+/// Rearranges a weight so that `Linear` streams it: panels of a few outputs, inside a panel their
+/// values of input 0, then of input 1, ... (where the machine multiplies pairs of bf16: of inputs 0
+/// and 1 interleaved, ...). The width of a panel, a divisor of kPanel, belongs to the tier that
+/// wrote it. Outputs and inputs are padded with zeros.
 struct PackLinear {
   static constexpr const char* kName = "pack_linear";
   static constexpr Index kPanel = 64;
@@ -25,15 +26,16 @@ struct PackLinear {
 ///
 /// Every element of y is one sum over the inputs in ascending order, kept in f32 (f64 for f64) and
 /// rounded once, whatever N is, however the weight lies and however many threads work: a row's bits
-/// do not depend on the other rows.
+/// do not depend on the other rows. With `add` y's old value begins the sum. Where the machine
+/// multiplies pairs of bf16, a term of the sum is a pair, and subnormal numbers count as 0.
 struct Linear {
   static constexpr const char* kName = "linear";
 
-  View y;                ///< [N, O] out; dtype of x, or f32
-  ConstView x;           ///< [N, I]
-  ConstView w;           ///< [O, I] of x's dtype; with `packed` what PackLinear wrote of it
-  bool packed = false;   ///< w lies in panels
-  bool add = false;      ///< add to y instead of overwriting it; y must then be f32 or f64
+  View y;               ///< [N, O] out; dtype of x, or f32
+  ConstView x;          ///< [N, I]
+  ConstView w;          ///< [O, I] of x's dtype; with `packed` what PackLinear wrote of it
+  bool packed = false;  ///< w lies in panels
+  bool add = false;     ///< add to y instead of overwriting it; y must then be f32 or f64
 
   DType dtype() const { return x.dtype; }
   void check() const;
@@ -41,15 +43,19 @@ struct Linear {
 
 /// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw is added to. Either may be
 /// left out.
+///
+/// The sums are those of Linear: over the outputs in ascending order for dx, over the rows for dw,
+/// beginning with the old value where they are added to. Rows given in several calls, cut at even
+/// places, thus leave the same bits in dw as in one.
 struct LinearBackward {
   static constexpr const char* kName = "linear_backward";
 
-  View dx = {};          ///< [N, I]; dtype of dy, or f32
-  View dw = {};          ///< [O, I] f32 (f64 for f64)
-  ConstView dy;          ///< [N, O]
-  ConstView x = {};      ///< [N, I] of dy's dtype; needed for dw
-  ConstView w = {};      ///< [O, I] of dy's dtype, not packed; needed for dx
-  bool add_dx = false;   ///< dx must then be f32 or f64
+  View dx = {};         ///< [N, I]; dtype of dy, or f32
+  View dw = {};         ///< [O, I] f32 (f64 for f64)
+  ConstView dy;         ///< [N, O]
+  ConstView x = {};     ///< [N, I] of dy's dtype; needed for dw
+  ConstView w = {};     ///< [O, I] of dy's dtype, not packed; needed for dx
+  bool add_dx = false;  ///< dx must then be f32 or f64
 
   DType dtype() const { return dy.dtype; }
   void check() const;
@@ -58,7 +64,10 @@ struct LinearBackward {
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::PackLinear&);
-template <Tier> void run_on(CpuStream&, const op::Linear&);
-template <Tier> void run_on(CpuStream&, const op::LinearBackward&);
+template <Tier>
+void run_on(CpuStream&, const op::PackLinear&);
+template <Tier>
+void run_on(CpuStream&, const op::Linear&);
+template <Tier>
+void run_on(CpuStream&, const op::LinearBackward&);
 }  // namespace samba

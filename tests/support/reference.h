@@ -4,10 +4,13 @@
 
 #include "support/compare.h"
 
-/// Every op once more, forward only, in doubles, transcribed from the paper and as slow as it likes.
+/// Every op once more, forward only, in doubles, transcribed from the paper and as slow as it
+/// likes.
 namespace samba::test::reference {
 
-inline double silu(double x) { return x / (1 + std::exp(-x)); }
+inline double silu(double x) {
+  return x / (1 + std::exp(-x));
+}
 
 /// Shazeer 2020, eq. 6.
 inline Host swiglu(const Host& gate, const Host& up) {
@@ -40,6 +43,22 @@ inline Host cross_entropy(const Host& logits, const std::vector<int>& targets) {
     loss(n, 0) = std::log(sum);
   }
   return loss;
+}
+
+/// x wᵀ.
+inline Host linear(const Host& x, const Host& w) {
+  Host y(x.rows, w.rows);
+  for (Index n = 0; n < x.rows; ++n)
+    for (Index o = 0; o < w.rows; ++o)
+      for (Index i = 0; i < x.cols; ++i) y(n, o) += x(n, i) * w(o, i);
+  return y;
+}
+
+inline Host transposed(const Host& x) {
+  Host y(x.cols, x.rows);
+  for (Index r = 0; r < x.rows; ++r)
+    for (Index c = 0; c < x.cols; ++c) y(c, r) = x(r, c);
+  return y;
 }
 
 }  // namespace samba::test::reference

@@ -1,0 +1,81 @@
+#include "kernels/linear.h"
+
+#include "kernels/cpu/gemm.h"
+
+namespace samba {
+namespace {
+
+template <class T>
+Operand<T> operand(ConstView v, bool sums_along_rows) {
+  return {reinterpret_cast<const T*>(v.data), v.stride, sums_along_rows};
+}
+
+/// Writes panels first .. last - 1 of w.
+template <class T>
+void pack_weight(const op::PackLinear& op, Index first, Index last) {
+  constexpr Index kWidth = samba::kWidth<T>;
+  const Index outputs = op.w.rows, inputs = op.w.cols, size = panel_size<T>(inputs);
+  for (Index p = first; p < last; ++p) {
+    auto* panel = reinterpret_cast<Packed<T>*>(op.panels.data) + p * size;
+    const Index row = std::min(p * kWidth, outputs);
+    const Index count = std::min(outputs - row, kWidth);
+    const Operand<T> w = operand<T>(op.w, true);
+    if constexpr (std::is_same_v<Packed<T>, Exact<T>>) {
+      pack_panel(panel, kWidth, w.from(row, 0), count, inputs);
+      for (Index i = units_of<T>(inputs) * kWidth; i < size; ++i) panel[i] = 0;
+    } else {
+      for (Index k = 0; k < size / kWidth; ++k)
+        for (Index i = 0; i < kWidth; ++i)
+          panel[k * kWidth + i] = i < count && k < inputs ? op.w.row<T>(row + i)[k] : T();
+    }
+  }
+}
+
+}  // namespace
+
+template <Tier>
+void run_on(CpuStream& stream, const op::PackLinear& op) {
+  visit_float(op.dtype(), [&]<class T>() {
+    const Index panels = op.panels.rows * op::PackLinear::kPanel / kWidth<T>;
+    parallel_ranges(stream, panels, 1,
+                    [&](Index first, Index last) { pack_weight<T>(op, first, last); });
+  });
+}
+
+template <Tier>
+void run_on(CpuStream& stream, const op::Linear& op) {
+  visit_float(op.dtype(), [&]<class T>() {
+    Product<T> product{.y = op.y, .a = operand<T>(op.x, true), .depth = op.x.cols, .add = op.add};
+    if (op.packed)
+      product.panels = reinterpret_cast<const Packed<T>*>(op.w.data);
+    else
+      product.b = operand<T>(op.w, true);
+    Gemm<T>(product).run(stream);
+  });
+}
+
+template <Tier>
+void run_on(CpuStream& stream, const op::LinearBackward& op) {
+  visit_float(op.dtype(), [&]<class T>() {
+    if (!op.dx.empty())
+      Gemm<T>({.y = op.dx,
+               .a = operand<T>(op.dy, true),
+               .b = operand<T>(op.w, false),
+               .depth = op.dy.cols,
+               .add = op.add_dx})
+          .run(stream);
+    if (!op.dw.empty())
+      Gemm<T>({.y = op.dw,
+               .a = operand<T>(op.dy, false),
+               .b = operand<T>(op.x, false),
+               .depth = op.dy.rows,
+               .add = true})
+          .run(stream);
+  });
+}
+
+template void run_on<kTier>(CpuStream&, const op::PackLinear&);
+template void run_on<kTier>(CpuStream&, const op::Linear&);
+template void run_on<kTier>(CpuStream&, const op::LinearBackward&);
+
+}  // namespace samba

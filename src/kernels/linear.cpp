@@ -1,0 +1,52 @@
+#include "kernels/linear.h"
+
+#include "core/error.h"
+
+namespace samba::op {
+namespace {
+
+/// Sums that may be left unrounded: of the inputs' dtype, or f32 (f64 stays f64).
+void expect_sums(const char* what, View v, Index rows, Index cols, DType inputs) {
+  expect_shape(what, v, rows, cols, v.dtype == exact_of(inputs) ? v.dtype : inputs);
+}
+
+void expect_exact(const char* what, View v, bool add) {
+  if (add && v.dtype == DType::bf16)
+    fail(what, ": expected f32 or f64 to add to, found ", shape_of(v));
+}
+
+}  // namespace
+
+void PackLinear::check() const {
+  expect_float("pack_linear: w", w);
+  expect_shape("pack_linear: panels", panels, panel_rows(w.rows), panel_cols(w.cols), w.dtype);
+  if (panels.stride != panels.cols)
+    fail("pack_linear: panels: expected rows without gaps, found stride ", panels.stride, " of ",
+         shape_of(panels));
+}
+
+void Linear::check() const {
+  expect_float("linear: x", x);
+  expect_sums("linear: y", y, x.rows, y.cols, x.dtype);
+  expect_exact("linear: y", y, add);
+  if (!packed) return expect_shape("linear: w", w, y.cols, x.cols, x.dtype);
+  expect_shape("linear: w", w, PackLinear::panel_rows(y.cols), PackLinear::panel_cols(x.cols),
+               x.dtype);
+  if (w.stride != w.cols)
+    fail("linear: w: expected panels without gaps, found stride ", w.stride, " of ", shape_of(w));
+}
+
+void LinearBackward::check() const {
+  expect_float("linear_backward: dy", dy);
+  if (!dx.empty()) {
+    expect_sums("linear_backward: dx", dx, dy.rows, dx.cols, dy.dtype);
+    expect_exact("linear_backward: dx", dx, add_dx);
+    expect_shape("linear_backward: w", w, dy.cols, dx.cols, dy.dtype);
+  }
+  if (!dw.empty()) {
+    expect_shape("linear_backward: dw", dw, dy.cols, dw.cols, exact_of(dy.dtype));
+    expect_shape("linear_backward: x", x, dy.rows, dw.cols, dy.dtype);
+  }
+}
+
+}  // namespace samba::op

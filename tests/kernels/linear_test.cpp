@@ -1,0 +1,193 @@
+#include "kernels/linear.h"
+
+#include "core/error.h"
+#include "kernels/run.h"
+#include "support/gradient.h"
+#include "support/kernel_test.h"
+#include "support/reference.h"
+
+namespace samba::test {
+namespace {
+
+using reference::transposed;
+
+struct Sizes {
+  Index rows, inputs, outputs;
+};
+
+// 1, odd sizes, no multiples of a tile; the last ones cross the blocks of k, rows and columns.
+const std::vector<Sizes> kSizes{{1, 1, 1},    {1, 3, 17},    {3, 17, 65},    {2, 65, 127},
+                                {5, 200, 3},  {17, 127, 65}, {65, 3, 200},   {37, 65, 200},
+                                {127, 17, 1}, {7, 1000, 33}, {530, 901, 67}, {1100, 33, 130}};
+
+class Linear : public KernelTest {
+ protected:
+  /// A view of x inside a wider matrix of NaN: whoever reads beyond a row is found out.
+  View island(const Host& x) {
+    const View wide = empty(x.rows + 1, x.cols + 17, dtype());
+    const View v = wide.block(0, x.rows).columns(1, x.cols);
+    copy(v, upload(x));
+    return v;
+  }
+  /// What PackLinear writes of w.
+  View pack(ConstView w) {
+    const View panels =
+        empty(op::PackLinear::panel_rows(w.rows), op::PackLinear::panel_cols(w.cols));
+    run(stream(), op::PackLinear{.panels = panels, .w = w});
+    return panels;
+  }
+  View product(ConstView x, ConstView w, DType out) {
+    const View y = empty(x.rows, w.rows, out, 3);
+    run(stream(), op::Linear{.y = y, .x = x, .w = w});
+    return y;
+  }
+};
+SAMBA_KERNEL_TEST(Linear);
+
+TEST_P(Linear, MatchesTheDefinition) {
+  for (const auto& [rows, inputs, outputs] : kSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    const Host x = random(rows, inputs, dtype(), 1), w = random(outputs, inputs, dtype(), 2);
+    const Host expected = reference::linear(x, w);
+    expect_close(host(product(upload(x), upload(w), dtype())), expected, dtype(), inputs);
+    expect_close(host(product(island(x), island(w), exact())), expected, exact(), inputs);
+  }
+}
+
+TEST_P(Linear, AddsToWhatIsThere) {
+  for (const auto& [rows, inputs, outputs] : kSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    const Host x = random(rows, inputs, dtype(), 1), w = random(outputs, inputs, dtype(), 2);
+    const Host old = random(rows, outputs, exact(), 3);
+    Host expected = reference::linear(x, w);
+    for (std::size_t i = 0; i < old.values.size(); ++i) expected.values[i] += old.values[i];
+    const View y = upload(old, exact(), 9);
+    run(stream(), op::Linear{.y = y, .x = upload(x), .w = upload(w), .add = true});
+    expect_close(host(y), expected, exact(), inputs + 1);
+  }
+}
+
+TEST_P(Linear, GivesTheSameBitsFromPackedWeights) {
+  for (const auto& [rows, inputs, outputs] : kSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    const View x = island(random(rows, inputs, dtype(), 1));
+    const View w = island(random(outputs, inputs, dtype(), 2));
+    const View y = empty(rows, outputs, exact(), 1);
+    run(stream(), op::Linear{.y = y, .x = x, .w = pack(w), .packed = true});
+    expect_same(host(y), host(product(x, w, exact())));
+  }
+}
+
+TEST_P(Linear, GivesARowTheSameBitsInAnyCompany) {
+  const Index inputs = 1001, outputs = 127;
+  const View x = upload(random(37, inputs, dtype(), 1));
+  const View w = upload(random(outputs, inputs, dtype(), 2));
+  const View all = product(x, w, exact());
+  for (const Index rows : {1, 2, 6, 7, 15}) {
+    const View some = product(x.block(20, rows), w, exact());
+    expect_same(host(some), host(all.block(20, rows)));
+  }
+}
+
+TEST_P(Linear, GivesTheSameBitsWithAnyNumberOfThreads) {
+  for (const auto& [rows, inputs, outputs] : {Sizes{200, 401, 65}, Sizes{1, 700, 500}}) {
+    const View x = upload(random(rows, inputs, dtype(), 1));
+    const View w = upload(random(outputs, inputs, dtype(), 2));
+    const View y = product(x, w, exact());
+    for (const int threads : {1, 2, 3}) {
+      Stream other(threads, stream().tier());
+      const View again = empty(rows, outputs, exact());
+      run(other, op::Linear{.y = again, .x = x, .w = w});
+      expect_same(host(again), host(y));
+    }
+  }
+}
+
+TEST_P(Linear, BackwardMatchesTheDefinition) {
+  for (const auto& [rows, inputs, outputs] : kSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    const Host x = random(rows, inputs, dtype(), 1), w = random(outputs, inputs, dtype(), 2);
+    const Host dy = random(rows, outputs, dtype(), 3), old = random(outputs, inputs, exact(), 4);
+    Host expected_dw = reference::linear(transposed(dy), transposed(x));
+    for (std::size_t i = 0; i < old.values.size(); ++i) expected_dw.values[i] += old.values[i];
+    const View dx = empty(rows, inputs, dtype(), 2), dw = upload(old, exact(), 3);
+    run(stream(),
+        op::LinearBackward{.dx = dx, .dw = dw, .dy = island(dy), .x = island(x), .w = island(w)});
+    expect_close(host(dx), reference::linear(dy, transposed(w)), dtype(), outputs);
+    expect_close(host(dw), expected_dw, exact(), rows + 1);
+  }
+}
+
+TEST_P(Linear, BackwardAddsToTheInputsGradient) {
+  const Host w = random(65, 130, dtype(), 2), dy = random(17, 65, dtype(), 3);
+  const Host old = random(17, 130, exact(), 4);
+  Host expected = reference::linear(dy, transposed(w));
+  for (std::size_t i = 0; i < old.values.size(); ++i) expected.values[i] += old.values[i];
+  const View dx = upload(old, exact(), 3);
+  run(stream(), op::LinearBackward{.dx = dx, .dy = upload(dy), .w = upload(w), .add_dx = true});
+  expect_close(host(dx), expected, exact(), 66);
+}
+
+TEST_P(Linear, BackwardGivesTheSameBitsTwiceAndInPieces) {
+  const Index rows = 150, inputs = 70, outputs = 90;
+  const View x = upload(random(rows, inputs, dtype(), 1)),
+             w = upload(random(outputs, inputs, dtype(), 2));
+  const View dy = upload(random(rows, outputs, dtype(), 3));
+  const auto backward = [&](const std::vector<Index>& cuts) {
+    const View dx = empty(rows, inputs), dw = zeros(outputs, inputs, exact());
+    for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
+      const Index first = cuts[i], count = cuts[i + 1] - first;
+      run(stream(), op::LinearBackward{.dx = dx.block(first, count),
+                                       .dw = dw,
+                                       .dy = dy.block(first, count),
+                                       .x = x.block(first, count),
+                                       .w = w});
+    }
+    return std::pair{host(dx), host(dw)};
+  };
+  const auto [dx, dw] = backward({0, rows});
+  // Even cuts: pairs of bf16 may be multiplied together.
+  for (const std::vector<Index>& cuts : {std::vector<Index>{0, rows}, {0, 2, 64, rows}}) {
+    const auto [dx_again, dw_again] = backward(cuts);
+    expect_same(dx_again, dx);
+    expect_same(dw_again, dw);
+  }
+}
+
+TEST(LinearBackward, MatchesFiniteDifferences) {
+  Stream plain(1, Tier::plain);
+  Matrix x(plain, DType::f64, 3, 7), w(plain, DType::f64, 5, 7), y(plain, DType::f64, 3, 5);
+  Matrix dx(plain, DType::f64, 3, 7), dw(plain, DType::f64, 5, 7), dy(plain, DType::f64, 3, 5);
+  const auto set = [](View v, int seed) {
+    const Host values = random(v.rows, v.cols, DType::f64, seed);
+    for (Index r = 0; r < v.rows; ++r)
+      for (Index c = 0; c < v.cols; ++c) v.row<double>(r)[c] = values(r, c);
+  };
+  set(x, 1);
+  set(w, 2);
+  set(dy, 3);
+  fill(dw, 0);
+  run(plain, op::LinearBackward{.dx = dx, .dw = dw, .dy = dy, .x = x, .w = w});
+  const auto loss = [&] {
+    run(plain, op::Linear{.y = y, .x = x, .w = w});
+    return dot(host(dy), host(y));
+  };
+  expect_gradient(x, host(dx), loss);
+  expect_gradient(w, host(dw), loss);
+}
+
+TEST(LinearCheck, RefusesWhatItCannotMultiply) {
+  Stream stream(1);
+  const Matrix x(stream, DType::bf16, 2, 8), w(stream, DType::bf16, 4, 8);
+  const Matrix y(stream, DType::bf16, 2, 4), wide(stream, DType::bf16, 4, 9);
+  const Matrix ids(stream, DType::i32, 2, 8);
+  EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = wide}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .packed = true}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .add = true}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = y, .x = ids, .w = w}), Error);
+  EXPECT_THROW(run(stream, op::PackLinear{.panels = w, .w = w}), Error);
+  EXPECT_THROW(run(stream, op::LinearBackward{.dw = w, .dy = y, .x = x}), Error);
+}
+
+}  // namespace
+}  // namespace samba::test
