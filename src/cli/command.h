@@ -1,11 +1,11 @@
 #pragma once
 
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "cli/options.h"
+#include "core/json.h"
 #include "core/matrix.h"
 #include "core/stream.h"
 
@@ -17,9 +17,6 @@ struct Command {
   const char* help;
   int (*run)(const std::vector<std::string>& words);
 };
-
-/// All commands, in the order of the help.
-std::span<const Command> commands();
 
 /// Options with one meaning in every command that has them.
 struct Common {
@@ -44,6 +41,8 @@ struct Common {
   /// The stream and dtype that the options name. Throw an Error for what does not exist here.
   Stream stream() const;
   DType element_type() const;
+  /// Does what --json asks for.
+  void write_result(const Json&) const;
 };
 
 /// Parses the words of a command into its options. For --help prints `usage`, what it does, and the

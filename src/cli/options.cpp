@@ -80,15 +80,18 @@ void OptionFields::operator()(const char* name, std::string& member, const char*
 }
 
 void OptionFields::operator()(const char* name, std::vector<std::string>& member, const char* help) {
-  add(name, "TEXT", "", help,
-      [&member](const std::string& v) { member.push_back(v); });
+  add(name, "TEXT", "", help, [&member, first = true](const std::string& v) mutable {
+    if (first) member.clear();  // what was there gives way to what the user names
+    first = false;
+    member.push_back(v);
+  });
 }
 
 void OptionFields::operator()(const char* name, std::vector<Index>& member, const char* help) {
   std::string standard;
   for (const Index i : member) standard += (standard.empty() ? "" : ",") + std::to_string(i);
   auto set = [&member, o = option_name(name), first = true](const std::string& v) mutable {
-    if (first) member.clear();  // the default gives way to what the user names
+    if (first) member.clear();
     first = false;
     for (std::size_t at = 0; at <= v.size();) {
       const std::size_t comma = std::min(v.find(',', at), v.size());

@@ -73,7 +73,7 @@ WeightNames::WeightNames(const Layout& layout, const Model& model)
     order_.push_back(p.name);
     parts_[p.name] = {{&p, 0, 0, p.rows}};
   }
-  for (const Piece& piece : layout.pieces) {
+  for (const TensorRows& piece : layout.pieces) {
     std::vector<Part>& parts = parts_[piece.tensor];
     if (parts.empty()) order_.push_back(piece.tensor);
     parts.push_back({parameters.at(piece.parameter), piece.tensor_row, piece.row, piece.rows});

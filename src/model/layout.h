@@ -9,7 +9,7 @@
 namespace samba {
 
 /// Rows of a tensor in a model folder that are rows of a parameter of ours.
-struct Piece {
+struct TensorRows {
   std::string tensor;
   Index tensor_row;
   std::string parameter;
@@ -21,7 +21,7 @@ struct Piece {
 struct Layout {
   std::string kind;            ///< "sambalm", "lit_gpt", "llama", "mistral", "mamba"
   ModelConfig config;
-  std::vector<Piece> pieces;   ///< empty for our own layout: every parameter under its own name
+  std::vector<TensorRows> pieces;   ///< empty for our own layout: every parameter under its own name
   /// Second names of tied tensors, to the name in `pieces`.
   std::map<std::string, std::string> aliases;
 };

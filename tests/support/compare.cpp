@@ -35,7 +35,9 @@ void expect_close(const Host& actual, const Host& expected, DType dtype, Law law
   const double count = std::max<double>(1, static_cast<double>(expected.values.size()));
   const double rms = law.rms > 0 ? law.rms : std::sqrt(squares / count);
   double u_sum = unit_roundoff(exact_of(dtype));
-  const double rounding = law.rounded == DType::bf16 ? unit_roundoff(DType::bf16) : 0;
+  const double rounding = law.rounded == DType::bf16 ? unit_roundoff(DType::bf16) *
+                                                           std::sqrt(static_cast<double>(law.roundings))
+                                                     : 0;
   u_sum = u_sum * std::sqrt(static_cast<double>(law.terms)) + rounding;
   double worst = -1;
   Index worst_at = 0;

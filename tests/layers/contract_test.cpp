@@ -1,0 +1,180 @@
+#include <gtest/gtest.h>
+
+#include "support/gradient.h"
+#include "support/kernel_test.h"
+#include "support/small_layer.h"
+
+// The contract that every registered layer keeps. A new layer is tested by being listed.
+
+namespace samba::test {
+namespace {
+
+struct Case {
+  std::string name;
+  Json entry;
+  Target target;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const LayerType& type : layer_types())
+    for (std::size_t i = 0; i < type.examples.size(); ++i)
+      for (const Target& target : targets())
+        all.push_back({type.name + std::to_string(i) + "_" + name_of(target.tier) + "_" +
+                           name_of(target.dtype),
+                       type.examples[i], target});
+  return all;
+}
+
+class Contract : public testing::TestWithParam<Case> {
+ protected:
+  static constexpr Index kTokens = 37;
+  /// Where the pieces of a sequence end: single tokens among them.
+  const std::vector<Index> cuts_{20, 21, 22, 23, 28, 29, 37};
+
+  DType dtype() const { return GetParam().target.dtype; }
+  SmallLayer make(int threads = 2) const {
+    return SmallLayer(GetParam().entry, GetParam().target.tier, dtype(), threads);
+  }
+  Host input(int seed, Index tokens = kTokens) const {
+    return random(tokens, SmallLayer::kWidth, DType::bf16, seed);
+  }
+  /// Same values: to the bit in float64, else within the law. In bf16 the layer's intermediates are
+  /// rounded, about this many one after the other.
+  void expect_equal(const Host& actual, const Host& expected) const {
+    if (dtype() == DType::f64) return expect_same(actual, expected);
+    expect_close(actual, expected, dtype(), law());
+  }
+  Law law() const { return {.terms = kTokens, .rounded = dtype(), .roundings = 6}; }
+};
+
+Host rows(const Host& x, Index first, Index count) {
+  Host part(count, x.cols);
+  for (Index r = 0; r < count; ++r)
+    for (Index c = 0; c < x.cols; ++c) part(r, c) = x(first + r, c);
+  return part;
+}
+
+void append(Host& to, const Host& more) {
+  to.cols = more.cols;
+  to.rows += more.rows;
+  to.values.insert(to.values.end(), more.values.begin(), more.values.end());
+}
+
+TEST_P(Contract, BackwardMatchesFiniteDifferences) {
+  if (dtype() != DType::f64) return;
+  SmallLayer small = make();
+  const std::vector<Span> spans{{0, 9, 0}, {9, 4, 0}};
+  const Host x = input(1, 13), dy = input(2, 13);
+  const Host dx = small.backward(x, spans, dy);
+  std::vector<Host> gradients;
+  for (const Parameter& p : small.parameters()) gradients.push_back(host(p.grad));
+  Host moved = x;
+  const View view{reinterpret_cast<std::byte*>(moved.values.data()), x.rows, x.cols, x.cols, DType::f64};
+  const auto loss = [&] { return dot(dy, small.forward(moved, spans)); };
+  expect_gradient(view, dx, loss);
+  std::size_t i = 0;
+  for (Parameter& p : small.parameters()) {
+    SCOPED_TRACE(p.name);
+    expect_gradient(p.value, gradients[i++], loss);
+  }
+}
+
+TEST_P(Contract, MatchesFloat64) {
+  SmallLayer small = make(), exact(GetParam().entry, Tier::plain, DType::f64);
+  const std::vector<Span> spans{{0, 30, 0}, {30, 7, 0}};
+  const Host x = input(1), dy = input(2);
+  expect_close(small.forward(x, spans), exact.forward(x, spans), dtype(), law());
+  expect_close(small.backward(x, spans, dy), exact.backward(x, spans, dy), dtype(), law());
+  for (std::size_t i = 0; i < small.parameters().size(); ++i) {
+    SCOPED_TRACE(small.parameters()[i].name);
+    expect_close(host(small.parameters()[i].grad), host(exact.parameters()[i].grad), dtype(), law());
+  }
+}
+
+TEST_P(Contract, CuttingASequenceChangesNothing) {
+  SmallLayer small = make();
+  const Host x = input(1);
+  const Host whole = small.forward(x, {{0, kTokens, 0}});
+  States states = small.make_states(2, kTokens);
+  Host pieces;
+  Index first = 0;
+  for (const Index end : cuts_) {
+    append(pieces, small.forward(rows(x, first, end - first), {{0, end - first, first, 1}}, &states));
+    first = end;
+  }
+  expect_equal(pieces, whole);
+}
+
+TEST_P(Contract, CompanyInTheBatchChangesNothing) {
+  SmallLayer small = make();
+  const Host x = input(1), others = input(2);
+  const Host alone = small.forward(rows(x, 0, 11), {{0, 11, 0}});
+  Host packed = rows(others, 0, 6);
+  append(packed, rows(x, 0, 11));
+  append(packed, rows(others, 6, 20));
+  const Host y = small.forward(packed, {{0, 6, 0}, {6, 11, 0}, {17, 1, 0}, {18, 19, 0}});
+  // Not within a tolerance: an answer must not depend on who else is served.
+  expect_same(rows(y, 6, 11), alone);
+}
+
+TEST_P(Contract, SavedStateResumes) {
+  SmallLayer small = make();
+  const Host x = input(1), others = input(2);
+  States states = small.make_states(3, kTokens);
+  small.forward(rows(x, 0, 20), {{0, 20, 0, 2}}, &states);
+  std::vector<Host> saved;
+  for (const Matrix& state : states) saved.push_back(host(state));
+  const Host expected = small.forward(rows(x, 20, 17), {{0, 17, 20, 2}}, &states);
+  // Another sequence takes the slot; then the first one's row comes back, in another slot.
+  small.forward(others, {{0, kTokens, 0, 2}}, &states);
+  for (std::size_t i = 0; i < states.size(); ++i)
+    for (Index c = 0; c < states[i].cols(); ++c) {
+      Host value(1, 1);
+      value(0, 0) = saved[i](2, c);
+      copy(states[i].view().block(0, 1).columns(c, 1),
+           View{reinterpret_cast<std::byte*>(value.values.data()), 1, 1, 1, DType::f64});
+    }
+  expect_same(small.forward(rows(x, 20, 17), {{0, 17, 20, 0}}, &states), expected);
+}
+
+TEST_P(Contract, ADocumentBeginsFromNothing) {
+  SmallLayer small = make();
+  const Host x = input(1), others = input(2);
+  States states = small.make_states(1, kTokens);
+  const Host fresh = small.forward(x, {{0, kTokens, 0, 0}}, &states);
+  small.forward(others, {{0, kTokens, 0, 0}}, &states);
+  expect_same(small.forward(x, {{0, kTokens, 0, 0}}, &states), fresh);
+}
+
+TEST_P(Contract, RecomputingChangesNothing) {
+  SmallLayer small = make();
+  const std::vector<Span> spans{{0, kTokens, 0}};
+  const Host x = input(1), dy = input(2);
+  const Host dx = small.backward(x, spans, dy);
+  Matrix in(small.stream(), dtype(), x.rows, x.cols), out(small.stream(), dtype(), x.rows, x.cols);
+  fill(in, 0.5);
+  Pass pass{small.stream(), batch_of(spans), nullptr, true};
+  small.layer().forward(pass, in, out);
+  small.layer().drop();
+  expect_same(small.backward(x, spans, dy), dx);
+}
+
+TEST_P(Contract, TwiceIsTheSame) {
+  SmallLayer small = make();
+  const std::vector<Span> spans{{0, 30, 0}, {30, 7, 0}};
+  const Host x = input(1), dy = input(2);
+  const Host y = small.forward(x, spans), dx = small.backward(x, spans, dy);
+  std::vector<Host> gradients;
+  for (const Parameter& p : small.parameters()) gradients.push_back(host(p.grad));
+  expect_same(small.forward(x, spans), y);
+  expect_same(small.backward(x, spans, dy), dx);
+  for (std::size_t i = 0; i < gradients.size(); ++i)
+    expect_same(host(small.parameters()[i].grad), gradients[i]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Layers, Contract, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace samba::test

@@ -1,0 +1,73 @@
+#include "support/small_layer.h"
+
+#include <cmath>
+
+namespace samba::test {
+namespace {
+
+/// Values near those that training finds; noise hides nothing behind ones and zeros.
+Host values_of(const Parameter& p, int seed) {
+  Host x = random(p.rows, p.cols, p.exact ? DType::f32 : DType::bf16, seed,
+                  1 / std::sqrt(static_cast<double>(p.cols)));
+  for (Index r = 0; r < p.rows; ++r)
+    for (Index c = 0; c < p.cols; ++c) {
+      double& v = x(r, c);
+      if (p.init.kind == Init::Kind::log_steps) v = std::log(static_cast<double>(c + 1)) + 0.2 * v;
+      if (p.init.kind == Init::Kind::time_step) v = v - 2;
+      if (p.init.kind == Init::Kind::ones) v = v + 1;
+      v = static_cast<float>(v);
+    }
+  return x;
+}
+
+}  // namespace
+
+SmallLayer::SmallLayer(const Json& entry, Tier tier, DType dtype, int threads)
+    : stream_(threads, tier), dtype_(dtype) {
+  Json own = entry;
+  layer_ = make_layer(own, "test", kWidth,
+                      Plan(parameters_, shapes_, dtype, InitScheme{false, kWidth, 1, 1}));
+  int seed = 100;
+  for (Parameter& p : parameters_) {
+    const DType type = p.exact ? exact_of(dtype) : dtype;
+    p.value = Matrix(stream_, type, p.rows, p.cols);
+    p.grad = Matrix(stream_, exact_of(dtype), p.rows, p.cols);
+    Host values = values_of(p, seed++);
+    copy(p.value, View{reinterpret_cast<std::byte*>(values.values.data()), p.rows, p.cols, p.cols, DType::f64});
+    fill(p.grad, 0);
+  }
+}
+
+Matrix SmallLayer::upload(const Host& x) {
+  Matrix m(stream_, dtype_, x.rows, x.cols);
+  auto* values = const_cast<double*>(x.values.data());
+  copy(m, View{reinterpret_cast<std::byte*>(values), x.rows, x.cols, x.cols, DType::f64});
+  return m;
+}
+
+Host SmallLayer::forward(const Host& x, const std::vector<Span>& spans, States* states) {
+  const Matrix in = upload(x), out = upload(Host(x.rows, x.cols));
+  Pass pass{stream_, batch_of(spans), states, false};
+  layer_->forward(pass, in, out);
+  return host(out);
+}
+
+Host SmallLayer::backward(const Host& x, const std::vector<Span>& spans, const Host& dy) {
+  const Matrix in = upload(x), out = upload(x), dout = upload(dy), dx = upload(Host(x.rows, x.cols));
+  for (Parameter& p : parameters_) fill(p.grad, 0);
+  Pass pass{stream_, batch_of(spans), nullptr, true};
+  layer_->forward(pass, in, out);
+  layer_->backward(pass, in, dout, dx);
+  return host(dx);
+}
+
+States SmallLayer::make_states(Index slots, Index context) {
+  States states;
+  for (const StateShape& shape : shapes_) {
+    states.emplace_back(stream_, shape.dtype, slots, shape.per_token ? shape.width * context : shape.width);
+    fill(states.back(), 0);
+  }
+  return states;
+}
+
+}  // namespace samba::test

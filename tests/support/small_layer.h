@@ -1,0 +1,42 @@
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "layers/registry.h"
+#include "support/compare.h"
+
+namespace samba::test {
+
+/// One layer outside of a model, with weights that are the same in every dtype: exact parameters
+/// are f32 values, the others bf16 values.
+class SmallLayer {
+ public:
+  static constexpr Index kWidth = 16;  ///< d_model
+
+  SmallLayer(const Json& entry, Tier, DType, int threads = 2);
+
+  /// The layer's output for x [N, kWidth]. Spans with slots read and leave `states`.
+  Host forward(const Host& x, const std::vector<Span>& spans, States* states = nullptr);
+  /// dx and, in every parameter's grad, its gradient, for a loss whose gradient by the output is dy.
+  /// Spans have no slots.
+  Host backward(const Host& x, const std::vector<Span>& spans, const Host& dy);
+  States make_states(Index slots, Index context);
+
+  Layer& layer() { return *layer_; }
+  Stream& stream() { return stream_; }
+  DType dtype() const { return dtype_; }
+  std::deque<Parameter>& parameters() { return parameters_; }
+
+ private:
+  Matrix upload(const Host& x);
+
+  Stream stream_;
+  DType dtype_;
+  std::deque<Parameter> parameters_;
+  std::vector<StateShape> shapes_;
+  std::unique_ptr<Layer> layer_;
+};
+
+}  // namespace samba::test
