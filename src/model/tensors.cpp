@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 
 #include "core/error.h"
+#include "model/pth.h"
+#include "model/safetensors.h"
 
 namespace samba {
 namespace {
@@ -87,6 +90,31 @@ void map_pages(const std::byte* data, Index bytes) {
 #else
   ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
 #endif
+}
+
+/// The iteration that "iter-000123-ckpt.pth" names, without leading zeros; "" for other names.
+std::string_view iteration_of(std::string_view name) {
+  constexpr std::string_view kPrefix = "iter-";
+  if (!name.starts_with(kPrefix) || !name.ends_with(".pth")) return "";
+  name.remove_prefix(kPrefix.size());
+  const std::string_view digits = name.substr(0, name.find_first_not_of("0123456789"));
+  return digits.substr(std::min(digits.find_first_not_of('0'), digits.size() - !digits.empty()));
+}
+
+/// The iter-*.pth of the highest iteration in the folder; "" where there is none.
+std::string last_iteration(const std::string& folder) {
+  // Iterations compare as numbers of any length: first by their digits' count.
+  const auto rank = [](const std::string& name) {
+    const std::string_view iteration = iteration_of(name);
+    return std::tuple(iteration.size(), iteration, std::string_view(name));
+  };
+  std::string last;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!iteration_of(name).empty() && rank(name) > rank(last)) last = name;
+  }
+  return last;
 }
 
 }  // namespace
@@ -214,6 +242,19 @@ void TensorFile::each_piece(std::string_view name,
     gather(tensor, first, length, gathered.data());
     piece({gathered.data(), static_cast<std::size_t>(length * size)});
   }
+}
+
+TensorFile open_model_tensors(const std::string& folder) {
+  const std::filesystem::path path(folder);
+  const auto file = [&](const char* name) { return (path / name).string(); };
+  const auto exists = [](const std::string& name) { return std::filesystem::exists(name); };
+  if (const auto whole = file("model.safetensors"); exists(whole)) return open_safetensors(whole);
+  if (const auto index = file("model.safetensors.index.json"); exists(index))
+    return open_sharded_safetensors(index);
+  if (const auto last = last_iteration(folder); !last.empty()) return open_pth(file(last.c_str()));
+  if (const auto torch = file("pytorch_model.bin"); exists(torch)) return open_pth(torch);
+  fail(folder, ": found no weights; expected model.safetensors, model.safetensors.index.json, ",
+       "iter-*.pth or pytorch_model.bin");
 }
 
 }  // namespace samba

@@ -74,4 +74,9 @@ class TensorFile {
   std::vector<std::uint32_t> by_name_;  // places in tensors_, sorted by name
 };
 
+/// Opens the weights of a model folder: model.safetensors, else the shards that
+/// model.safetensors.index.json lists, else the iter-*.pth of the highest iteration, else
+/// pytorch_model.bin. Throws an Error where none is there or the file is damaged.
+TensorFile open_model_tensors(const std::string& folder);
+
 }  // namespace samba

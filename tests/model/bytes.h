@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -31,7 +32,9 @@ inline std::string bytes_of(const TensorFile& file, const std::string& name) {
   return bytes;
 }
 
+/// Removes the file first: some file systems flush one to the disk that is written over.
 inline void write_bytes(const std::string& path, const std::string& bytes) {
+  std::filesystem::remove(path);
   std::ofstream(path, std::ios::binary) << bytes;
 }
 

@@ -371,6 +371,30 @@ TEST_F(Safetensors, RefusesToWriteWhatItCouldNotRead) {
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
 }
 
+TEST_F(Safetensors, CopiesPublishedFilesTensorForTensor) {
+  int copied = 0;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(SAMBA_SOURCE_DIR "/tests/data/goldens")) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const TensorFile file = open_safetensors(entry.path().string());
+    SafetensorsWriter writer;
+    for (const auto& [key, value] : file.metadata()) writer.metadata(key, value);
+    for (const TensorInfo& tensor : file.tensors())
+      writer.add(tensor.name, tensor.type, tensor.shape,
+                 [&](const SafetensorsWriter::Put& put) { file.each_piece(tensor.name, put); });
+    writer.write(folder_ / "copy.safetensors");
+    const TensorFile copy = open_safetensors(folder_ / "copy.safetensors");
+    EXPECT_EQ(copy.names(), file.names());
+    EXPECT_EQ(copy.metadata(), file.metadata());
+    for (const TensorInfo& tensor : file.tensors()) {
+      EXPECT_EQ(copy.shape(tensor.name), tensor.shape);
+      EXPECT_EQ(bytes_of(copy, tensor.name), bytes_of(file, tensor.name)) << tensor.name;
+    }
+    ++copied;
+  }
+  EXPECT_EQ(copied, 12);
+}
+
 class ShardedSafetensors : public testing::Test {
  protected:
   TemporaryFolder folder_;
