@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "support/compare.h"
 
@@ -58,6 +60,55 @@ inline Host transposed(const Host& x) {
   Host y(x.cols, x.rows);
   for (Index r = 0; r < x.rows; ++r)
     for (Index c = 0; c < x.cols; ++c) y(c, r) = x(r, c);
+  return y;
+}
+
+/// Causal attention of one sequence, rows from position 0 on: scores of queries x keys, softmax
+/// over the last `window` keys, weighted values. Ainslie et al. 2023 (grouped queries); Beltagy et
+/// al. 2020, section 3.1. Also writes log sum exp of the scaled scores where lse is not null.
+inline Host attention(const Host& q, const Host& k, const Host& v, Index heads, Index kv_heads,
+                      Index window, double scale, Host* lse = nullptr) {
+  Host y(q.rows, q.cols);
+  const Index width = q.cols / heads;
+  if (lse != nullptr) *lse = Host(q.rows, heads);
+  for (Index i = 0; i < q.rows; ++i)
+    for (Index h = 0; h < heads; ++h) {
+      const Index g = h / (heads / kv_heads), first = std::max<Index>(0, i - window + 1);
+      std::vector<double> scores;
+      for (Index j = first; j <= i; ++j) {
+        double dot = 0;
+        for (Index d = 0; d < width; ++d) dot += q(i, h * width + d) * k(j, g * width + d);
+        scores.push_back(scale * dot);
+      }
+      const double largest = *std::max_element(scores.begin(), scores.end());
+      double sum = 0;
+      for (double& s : scores) sum += s = std::exp(s - largest);
+      if (lse != nullptr) (*lse)(i, h) = largest + std::log(sum);
+      for (Index d = 0; d < width; ++d)
+        for (Index j = first; j <= i; ++j)
+          y(i, h * width + d) +=
+              scores[static_cast<std::size_t>(j - first)] / sum * v(j, g * width + d);
+    }
+  return y;
+}
+
+/// Su et al. 2021, section 3.4.2, half-split pairing; row r stands at position + r.
+inline Host rope(const Host& x, Index heads, double base, Index position) {
+  Host y(x.rows, x.cols);
+  const Index width = x.cols / heads, half = width / 2;
+  for (Index r = 0; r < x.rows; ++r)
+    for (Index h = 0; h < heads; ++h)
+      for (Index i = 0; i < half; ++i) {
+        const long double angle =
+            static_cast<long double>(position + r) *
+            std::pow(static_cast<long double>(base),
+                     -2 * static_cast<long double>(i) / static_cast<long double>(width));
+        const auto c = static_cast<double>(std::cos(angle)),
+                   s = static_cast<double>(std::sin(angle));
+        const Index a = h * width + i, b = a + half;
+        y(r, a) = x(r, a) * c - x(r, b) * s;
+        y(r, b) = x(r, a) * s + x(r, b) * c;
+      }
   return y;
 }
 

@@ -1,0 +1,223 @@
+#include "kernels/attention.h"
+
+#include <cstring>
+
+#include "kernels/cpu/attention_tile.h"
+
+namespace samba {
+namespace {
+
+// Stands for minus infinity where scores are masked: its differences are numbers.
+constexpr double kNothing = -1e30;
+
+/// The softmax of the lanes, block by block: largest raw score and sum of the weights so far.
+template <class T>
+struct Softmax {
+  using Vector = typename Tiling<T>::Vector;
+  using Items = typename Tiling<T>::Items;
+  using E = Exact<T>;
+  Vector largest[kTileVectors];
+  Vector sum[kTileVectors];
+  Vector factor[kTileVectors];  ///< what the last block multiplies everything before it by
+  E scale;                      ///< of the scores, as exponents of two
+
+  explicit Softmax(double scale_of_scores)
+      : scale(static_cast<E>(scale_of_scores * 1.44269504088896340736)) {
+    for (Index n = 0; n < kTileVectors; ++n) {
+      largest[n] = Vector{} + static_cast<E>(kNothing);
+      sum[n] = Vector{};
+    }
+  }
+
+  template <bool kAll>
+  void raise(Vector* scores, const Sight<T>& sight, Index vectors) {
+    for (Index n = 0; n < vectors; ++n) {
+      Vector most = largest[n];
+      for (Index j = sight.begin; j < sight.end; ++j) {
+        Vector& s = scores[j * kTileVectors + n];
+        if constexpr (!kAll) s = sight.of(j, n) ? s : Vector{} + static_cast<E>(kNothing);
+        most = most < s ? s : most;
+      }
+      factor[n] = power_of_two((largest[n] - most) * scale);
+      largest[n] = most;
+    }
+  }
+
+  template <bool kAll>
+  [[gnu::always_inline]] Vector weight(Vector s, Vector most) {
+    const Vector w = power_of_two((s - most) * scale);
+    if constexpr (kAll)
+      return w;
+    else
+      return s > static_cast<E>(kNothing / 2) ? w : Vector{};
+  }
+
+  /// Turns scores into weights; pairs of bf16 weights of two keys go into the lower key's row.
+  template <bool kAll>
+  void weigh(Vector* scores, const Sight<T>& sight, Index vectors) {
+    raise<kAll>(scores, sight, vectors);
+    auto* items = reinterpret_cast<Items*>(scores);
+    for (Index n = 0; n < vectors; ++n) {
+      const Vector most = largest[n];
+      Vector total = sum[n] * factor[n];
+      for (Index j = sight.begin; j < sight.end; j += Tiling<T>::kTerms) {
+        Vector w = weight<kAll>(scores[j * kTileVectors + n], most);
+        total += w;
+        if constexpr (Tiling<T>::kTerms == 1) {
+          items[j * kTileVectors + n] = w;
+        } else {
+          const Vector next = weight<kAll>(scores[(j + 1) * kTileVectors + n], most);
+          total += next;
+#if defined(__AVX512BF16__)
+          items[j / 2 * kTileVectors + n] = pairs(rounded(w), rounded(next));
+#endif
+        }
+      }
+      sum[n] = total;
+    }
+  }
+};
+
+/// One call: its pieces, and the keys and values of a few heads in packed form.
+template <class T>
+class Forward {
+ public:
+  using E = Exact<T>;
+  using Element = typename Tiling<T>::Element;
+  using Vector = typename Tiling<T>::Vector;
+
+  Forward(CpuStream& stream, const op::Attention& op)
+      : stream_(stream),
+        op_(op),
+        pieces_(stream, op.batch.count),
+        width_(padded<T>(op.heads.width)) {
+    const Index group = op.heads.heads / op.heads.kv_heads;
+    for (Index i = 0; i < pieces_.count; ++i) {
+      Piece& piece = pieces_[i];
+      piece.span = op.batch.spans[i];
+      piece.first_key = piece.span.position;
+      if (piece.span.continues() && !op.key_state.empty())
+        piece.first_key = std::max<Index>(0, piece.span.position - op.window + 1);
+      describe(piece, i > 0 ? &pieces_[i - 1] : nullptr, group, Tiling<T>::kLanes);
+    }
+  }
+
+  void run() {
+    if (pieces_.count == 0) return;
+    const Piece& last = pieces_[pieces_.count - 1];
+    const Index blocks = last.packed + last.blocks, tiles = last.tile + last.tiles;
+    // A few heads at a time where one has too few tiles to keep all threads busy.
+    const Index heads = std::clamp<Index>(4 * stream_.threads() / tiles, 1, op_.heads.kv_heads);
+    keys_ = Matrix(stream_, dtype_of<Element>(), heads * blocks, kBlock * width_);
+    values_ = Matrix(stream_, dtype_of<Element>(), heads * blocks, kBlock * width_);
+    scratch_ = Matrix(stream_, dtype_of<E>(), stream_.threads(),
+                      (kBlock + 2 * width_) * Tiling<T>::kLanes);
+    for (Index head = 0; head < op_.heads.kv_heads; head += heads) {
+      const Index count = std::min(heads, op_.heads.kv_heads - head);
+      parallel_tasks(stream_, count * blocks,
+                     [&](Index i) { pack(head + i / blocks, i % blocks, i); });
+      parallel_tasks(stream_, count * tiles,
+                     [&](Index i) { attend(head + i / tiles, i % tiles, i / tiles * blocks); });
+    }
+    if (!op_.key_state.empty())
+      parallel_tasks(stream_, pieces_.count, [&](Index i) { leave(pieces_[i].span); });
+  }
+
+ private:
+  Index capacity() const { return op_.key_state.cols / (op_.heads.kv_heads * op_.heads.width); }
+
+  /// The row of a position, in the ring or in the span.
+  const T* find(ConstView rows, ConstView state, const Piece& piece, Index position) const {
+    const Index end = piece.span.position + piece.span.length;
+    if (position < piece.first_key || position >= end) return nullptr;
+    if (position >= piece.span.position)
+      return rows.row<T>(piece.span.first + position - piece.span.position);
+    return state.row<T>(piece.span.slot) + position % capacity() * rows.cols;
+  }
+
+  void pack(Index head, Index block, Index to) {
+    const Piece& piece = piece_of(pieces_, block, &Piece::packed);
+    const Index base = (piece.first_block + block - piece.packed) * kBlock;
+    const Index column = head * op_.heads.width;
+    for (Index j = 0; j < kBlock; ++j) {
+      const T* key = find(op_.k, op_.key_state, piece, base + j);
+      const T* value = find(op_.v, op_.value_state, piece, base + j);
+      if (key != nullptr) key += column, value += column;
+      pack_row<T>(key, op_.heads.width, keys_.template row<Element>(to) + j * width_);
+      pack_panels<T>(value, op_.heads.width, j, values_.template row<Element>(to));
+    }
+  }
+
+  void attend(Index head, Index tile, Index packed) {
+    const Piece& piece = piece_of(pieces_, tile, &Piece::tile);
+    const Lanes<T> lanes(piece, op_.heads, op_.window, head, tile - piece.tile);
+    auto* scores = reinterpret_cast<Vector*>(scratch_.template row<E>(omp_get_thread_num()));
+    Vector* sums = scores + kBlock * kTileVectors;
+    auto* queries = reinterpret_cast<Element*>(sums + width_ * kTileVectors);
+    pack_columns<T>(op_.q, lanes, op_.heads.width, queries);
+    for (Index i = 0; i < width_ * kTileVectors; ++i) sums[i] = Vector{};
+    Softmax<T> softmax(op_.scale);
+    for (Index b = lanes.first_key() / kBlock; b <= lanes.last_key() / kBlock; ++b) {
+      const Sight<T> sight(lanes, b, kTileRows);
+      const Index row = packed + piece.packed + b - piece.first_block;
+      score<T>(keys_.template row<Element>(row), queries, op_.heads.width, sight, lanes.vectors,
+               scores);
+      if (sight.all)
+        softmax.template weigh<true>(scores, sight, lanes.vectors);
+      else
+        softmax.template weigh<false>(scores, sight, lanes.vectors);
+      accumulate<T>(values_.template row<Element>(row),
+                    reinterpret_cast<typename Tiling<T>::Items*>(scores), op_.heads.width, sight,
+                    lanes.vectors, softmax.factor, sums);
+    }
+    write(lanes, softmax, reinterpret_cast<const E*>(sums));
+  }
+
+  void write(const Lanes<T>& lanes, const Softmax<T>& softmax, const E* sums) {
+    const Index width = op_.heads.width;
+    for (Index i = 0; i < lanes.count; ++i) {
+      const Index n = i / Tiling<T>::kPerVector, lane = i % Tiling<T>::kPerVector;
+      const E total = softmax.sum[n][lane];
+      const E inverse = 1 / total;
+      T* y = op_.y.template row<T>(lanes.row[i]) + lanes.column[i];
+      for (Index d = 0; d < width; ++d) put(y[d], sums[d * Tiling<T>::kLanes + i] * inverse);
+      if (op_.lse.empty()) continue;
+      const E exponent = softmax.largest[n][lane] * softmax.scale + std::log2(total);
+      op_.lse.template row<E>(lanes.row[i])[lanes.column[i] / width] =
+          exponent * static_cast<E>(0.693147180559945309417);
+    }
+  }
+
+  /// Writes the span's last keys and values to the ring.
+  void leave(const Span& span) {
+    if (span.slot < 0) return;
+    const Index cols = op_.k.cols;
+    for (Index i = std::max<Index>(0, span.length - capacity()); i < span.length; ++i) {
+      const Index at = (span.position + i) % capacity() * cols;
+      const auto bytes = static_cast<std::size_t>(cols) * sizeof(T);
+      std::memcpy(op_.key_state.template row<T>(span.slot) + at,
+                  op_.k.template row<T>(span.first + i), bytes);
+      std::memcpy(op_.value_state.template row<T>(span.slot) + at,
+                  op_.v.template row<T>(span.first + i), bytes);
+    }
+  }
+
+  CpuStream& stream_;
+  const op::Attention& op_;
+  Array<Piece> pieces_;
+  Index width_;
+  Matrix keys_;     ///< [heads * blocks] of [kBlock, width]
+  Matrix values_;   ///< the same in panels
+  Matrix scratch_;  ///< a row for each thread: scores, sums, queries
+};
+
+}  // namespace
+
+template <Tier>
+void run_on(CpuStream& stream, const op::Attention& op) {
+  visit_float(op.dtype(), [&]<class T>() { Forward<T>(stream, op).run(); });
+}
+
+template void run_on<kTier>(CpuStream&, const op::Attention&);
+
+}  // namespace samba

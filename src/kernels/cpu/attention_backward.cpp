@@ -1,0 +1,343 @@
+#include <cstring>
+#include <numeric>
+
+#include "kernels/attention.h"
+#include "kernels/cpu/attention_tile.h"
+
+namespace samba {
+namespace {
+
+// A piece's tiles are shared out in so many parts, each with sums of dk and dv of its own that are
+// added in order at the end. The number depends on the piece alone: neither threads nor company
+// change a bit.
+constexpr Index kParts = 8;
+constexpr Index kKeyRows = std::lcm(kTileRows, kWideRows);
+static_assert(kBlock % kKeyRows == 0);
+
+/// Tiles of one piece that are worked on in order, and the blocks of keys that they see.
+struct Part {
+  Index piece;
+  Index first_tile;
+  Index end_tile;
+  Index first_block;
+  Index blocks;
+  Index before;  ///< blocks of the parts before
+};
+
+/// One tile's share of memory that a thread owns.
+template <class T>
+struct Workspace {
+  using Element = typename Tiling<T>::Element;
+  using Vector = typename Tiling<T>::Vector;
+  static constexpr Index kLanes = Tiling<T>::kLanes;
+  Vector* scores;      ///< [kBlock, lanes], then weights where they are not rounded
+  Vector* slopes;      ///< [kBlock, lanes], the gradients of weights, then of scores
+  Vector* dq;          ///< [width, lanes]
+  Element* q_columns;  ///< [width, lanes], dy_columns too
+  Element* dy_columns;
+  Element* q_rows;  ///< [lanes, width], dy_rows too
+  Element* dy_rows;
+  Element* weights;       ///< [kBlock, lanes] of scores, rounded
+  Element* score_slopes;  ///< the same of slopes
+  Element* slope_pairs;   ///< [kBlock / 2, lanes, 2] of slopes
+
+  /// In elements of Exact<T>.
+  static Index size(Index width) { return 4 * kBlock * kLanes + 5 * width * kLanes; }
+
+  Workspace(Exact<T>* memory, Index width) {
+    auto take = [&]<class To>(To*& to, Index count) {
+      to = reinterpret_cast<To*>(memory);
+      memory += count * kLanes;
+    };
+    take(scores, kBlock);
+    take(slopes, kBlock);
+    take(dq, width);
+    for (Element** columns : {&q_columns, &dy_columns, &q_rows, &dy_rows}) take(*columns, width);
+    if constexpr (Tiling<T>::kTerms == 1) {
+      weights = reinterpret_cast<Element*>(scores);
+      score_slopes = slope_pairs = reinterpret_cast<Element*>(slopes);
+    } else {
+      take(weights, kBlock / 2);
+      take(score_slopes, kBlock / 2);
+      take(slope_pairs, kBlock / 2);
+    }
+  }
+};
+
+/// Writes the lanes' rows of x as rows: to[lane / kTerms][d][lane % kTerms], zeros beside them.
+template <class T>
+void pack_rows(ConstView x, const Lanes<T>& lanes, Index width, typename Tiling<T>::Element* to) {
+  using Element = typename Tiling<T>::Element;
+  constexpr Index kTerms = Tiling<T>::kTerms;
+  const Index row = padded<T>(width) * kTerms;
+  for (Index i = 0; i < lanes.vectors * Tiling<T>::kPerVector; ++i) {
+    const T* from = x.row<T>(lanes.row[i]) + lanes.column[i];
+    for (Index d = 0; d < padded<T>(width); ++d)
+      to[i / kTerms * row + d * kTerms + i % kTerms] =
+          i < lanes.count && d < width ? converted<Element>(from[d]) : Element{};
+  }
+}
+
+/// From scores and the gradients of weights to weights and the gradients of scores.
+template <class T>
+struct Slopes {
+  using Vector = typename Tiling<T>::Vector;
+  using E = Exact<T>;
+  Vector lse[kTileVectors];  ///< as exponents of two
+  Vector dot[kTileVectors];  ///< dy . y
+  E scale;                   ///< of the scores, as exponents of two
+
+  Slopes(const op::AttentionBackward& op, const Lanes<T>& lanes)
+      : scale(static_cast<E>(op.scale * 1.44269504088896340736)) {
+    for (Index i = 0; i < lanes.vectors * Tiling<T>::kPerVector; ++i) {
+      const T* y = op.y.row<T>(lanes.row[i]) + lanes.column[i];
+      const T* dy = op.dy.row<T>(lanes.row[i]) + lanes.column[i];
+      E sum = 0;
+      for (Index d = 0; d < op.heads.width; ++d) sum += get(dy[d]) * get(y[d]);
+      const Index n = i / Tiling<T>::kPerVector, lane = i % Tiling<T>::kPerVector;
+      dot[n][lane] = sum;
+      lse[n][lane] = op.lse.row<E>(lanes.row[i])[lanes.column[i] / op.heads.width] *
+                     static_cast<E>(1.44269504088896340736);
+    }
+  }
+
+  template <bool kAll>
+  void weigh(const Workspace<T>& work, const Sight<T>& sight, Index vectors) {
+    for (Index j = sight.begin; j < sight.end; ++j)
+      for (Index n = 0; n < vectors; ++n) {
+        Vector& weight = work.scores[j * kTileVectors + n];
+        Vector& slope = work.slopes[j * kTileVectors + n];
+        weight = power_of_two(weight * scale - lse[n]);
+        if constexpr (!kAll) weight = sight.of(j, n) ? weight : Vector{};
+        slope = weight * (slope - dot[n]);
+      }
+    if constexpr (Tiling<T>::kTerms == 2) round(work, sight, vectors);
+  }
+
+  void round([[maybe_unused]] const Workspace<T>& work, [[maybe_unused]] const Sight<T>& sight,
+             [[maybe_unused]] Index vectors) {
+#if defined(__AVX512BF16__)
+    auto* weights = reinterpret_cast<HalfRegister*>(work.weights);
+    auto* slopes = reinterpret_cast<HalfRegister*>(work.score_slopes);
+    auto* both = reinterpret_cast<typename Tiling<T>::Items*>(work.slope_pairs);
+    for (Index j = sight.begin; j < sight.end; j += 2)
+      for (Index n = 0; n < vectors; ++n) {
+        const Index at = j * kTileVectors + n, next = at + kTileVectors;
+        weights[at] = rounded(work.scores[at]);
+        weights[next] = rounded(work.scores[next]);
+        slopes[at] = rounded(work.slopes[at]);
+        slopes[next] = rounded(work.slopes[next]);
+        both[j / 2 * kTileVectors + n] = pairs(slopes[at], slopes[next]);
+      }
+#endif
+  }
+};
+
+/// One call: its pieces and parts, and the keys and values of a few heads in packed form.
+template <class T>
+class Backward {
+ public:
+  using E = Exact<T>;
+  using Element = typename Tiling<T>::Element;
+  using Vector = typename Tiling<T>::Vector;
+  using Item = typename Tiling<T>::Item;
+  using Items = typename Tiling<T>::Items;
+
+  Backward(CpuStream& stream, const op::AttentionBackward& op)
+      : stream_(stream),
+        op_(op),
+        pieces_(stream, op.batch.count),
+        first_part_(stream, op.batch.count + 1),
+        parts_(stream, op.batch.count * kParts),
+        width_(padded<T>(op.heads.width)) {
+    first_part_[0] = 0;
+    for (Index i = 0; i < pieces_.count; ++i) {
+      Piece& piece = pieces_[i];
+      piece.span = op.batch.spans[i];
+      piece.first_key = piece.span.position;
+      describe(piece, i > 0 ? &pieces_[i - 1] : nullptr, op.heads.heads / op.heads.kv_heads,
+               Tiling<T>::kLanes);
+      divide(i);
+    }
+  }
+
+  void run() {
+    if (pieces_.count == 0) return;
+    const Piece& last = pieces_[pieces_.count - 1];
+    const Index blocks = last.packed + last.blocks, parts = first_part_[pieces_.count];
+    part_blocks_ = parts_[parts - 1].before + parts_[parts - 1].blocks;
+    const Index heads = std::clamp<Index>(4 * stream_.threads() / parts, 1, op_.heads.kv_heads);
+    for (Matrix* packed : {&keys_, &key_panels_, &values_})
+      *packed = Matrix(stream_, dtype_of<Element>(), heads * blocks, kBlock * width_);
+    for (Matrix* sums : {&dk_, &dv_})
+      *sums = Matrix(stream_, dtype_of<E>(), heads * part_blocks_, kBlock * width_);
+    workspaces_ = Matrix(stream_, dtype_of<E>(), stream_.threads(), Workspace<T>::size(width_));
+    for (Index head = 0; head < op_.heads.kv_heads; head += heads) {
+      const Index count = std::min(heads, op_.heads.kv_heads - head);
+      parallel_tasks(stream_, count * blocks,
+                     [&](Index i) { pack(head + i / blocks, i % blocks, i); });
+      parallel_tasks(stream_, count * parts, [&](Index i) {
+        work(head + i / parts, parts_[i % parts], i / parts * blocks, i / parts * part_blocks_);
+      });
+      parallel_tasks(stream_, count * blocks, [&](Index i) {
+        finish(head + i / blocks, i % blocks, i / blocks * part_blocks_);
+      });
+    }
+  }
+
+ private:
+  /// Lists the parts of piece i.
+  void divide(Index i) {
+    const Piece& piece = pieces_[i];
+    const Index count = std::clamp<Index>(piece.tiles / 2, 1, kParts);
+    for (Index p = 0; p < count; ++p) {
+      const Index at = first_part_[i] + p;
+      const Index first = piece.tiles * p / count, end = piece.tiles * (p + 1) / count;
+      const Lanes<T> low(piece, op_.heads, op_.window, 0, first);
+      const Lanes<T> high(piece, op_.heads, op_.window, 0, end - 1);
+      const Index first_block = low.first_key() / kBlock;
+      parts_[at] = {.piece = i,
+                    .first_tile = first,
+                    .end_tile = end,
+                    .first_block = first_block,
+                    .blocks = high.last_key() / kBlock - first_block + 1,
+                    .before = at > 0 ? parts_[at - 1].before + parts_[at - 1].blocks : 0};
+    }
+    first_part_[i + 1] = first_part_[i] + count;
+  }
+
+  void pack(Index head, Index block, Index to) {
+    const Piece& piece = piece_of(pieces_, block, &Piece::packed);
+    const Index base = (piece.first_block + block - piece.packed) * kBlock - piece.span.position;
+    const Index column = head * op_.heads.width, width = op_.heads.width;
+    for (Index j = 0; j < kBlock; ++j) {
+      const Index at = base + j;
+      const bool present = at >= 0 && at < piece.span.length;
+      const T* key = present ? op_.k.template row<T>(piece.span.first + at) + column : nullptr;
+      const T* value = present ? op_.v.template row<T>(piece.span.first + at) + column : nullptr;
+      pack_row<T>(key, width, keys_.template row<Element>(to) + j * width_);
+      pack_row<T>(value, width, values_.template row<Element>(to) + j * width_);
+      pack_panels<T>(key, width, j, key_panels_.template row<Element>(to));
+    }
+  }
+
+  /// packed and sums: where the head's blocks and sums begin.
+  void work(Index head, const Part& part, Index packed, Index sums) {
+    const Workspace<T> space(workspaces_.template row<E>(omp_get_thread_num()), width_);
+    for (const Matrix* gradient : {&dk_, &dv_})
+      std::memset(gradient->template row<E>(sums + part.before), 0,
+                  static_cast<std::size_t>(part.blocks * kBlock * width_) * sizeof(E));
+    for (Index tile = part.first_tile; tile < part.end_tile; ++tile)
+      work_on_tile(space, Lanes<T>(pieces_[part.piece], op_.heads, op_.window, head, tile), part,
+                   packed, sums);
+  }
+
+  void work_on_tile(const Workspace<T>& space, const Lanes<T>& lanes, const Part& part,
+                    Index packed, Index sums) {
+    const Index width = op_.heads.width;
+    const Piece& piece = pieces_[part.piece];
+    pack_columns<T>(op_.q, lanes, width, space.q_columns);
+    pack_columns<T>(op_.dy, lanes, width, space.dy_columns);
+    pack_rows<T>(op_.q, lanes, width, space.q_rows);
+    pack_rows<T>(op_.dy, lanes, width, space.dy_rows);
+    for (Index i = 0; i < width_ * kTileVectors; ++i) space.dq[i] = Vector{};
+    Slopes<T> slopes(op_, lanes);
+    const Vector one = Vector{} + E{1};
+    const Vector ones[3] = {one, one, one};
+    for (Index b = lanes.first_key() / kBlock; b <= lanes.last_key() / kBlock; ++b) {
+      const Sight<T> sight(lanes, b, kKeyRows);
+      const Index row = packed + piece.packed + b - piece.first_block;
+      score<T>(keys_.template row<Element>(row), space.q_columns, width, sight, lanes.vectors,
+               space.scores);
+      score<T>(values_.template row<Element>(row), space.dy_columns, width, sight, lanes.vectors,
+               space.slopes);
+      if (sight.all)
+        slopes.template weigh<true>(space, sight, lanes.vectors);
+      else
+        slopes.template weigh<false>(space, sight, lanes.vectors);
+      accumulate<T>(key_panels_.template row<Element>(row),
+                    reinterpret_cast<const Items*>(space.slope_pairs), width, sight, lanes.vectors,
+                    ones, space.dq);
+      const Index sum = sums + part.before + b - part.first_block;
+      add_keys(space.score_slopes, space.q_rows, sight, lanes.vectors, dk_.template row<E>(sum));
+      add_keys(space.weights, space.dy_rows, sight, lanes.vectors, dv_.template row<E>(sum));
+    }
+    write(lanes, reinterpret_cast<const E*>(space.dq));
+  }
+
+  /// sums[j] += sum over lanes of factors[j][lane] rows[lane]
+  void add_keys(const Element* factors, const Element* rows, const Sight<T>& sight, Index vectors,
+                E* sums) {
+    constexpr Index kItems = Tiling<T>::kLanes / Tiling<T>::kTerms;
+    const Index columns = width_ / Tiling<T>::kPerVector;
+    for (Index j = sight.begin; j < sight.end; j += kWideRows)
+      multiply_columns<T>(Product<T>{.terms = vectors * Tiling<T>::kPerVector / Tiling<T>::kTerms,
+                                     .a = reinterpret_cast<const Item*>(factors) + j * kItems,
+                                     .a_row = kItems,
+                                     .a_term = 1,
+                                     .b = reinterpret_cast<const Items*>(rows),
+                                     .b_term = columns,
+                                     .sums = reinterpret_cast<Vector*>(sums) + j * columns,
+                                     .sums_row = columns},
+                          columns);
+  }
+
+  void write(const Lanes<T>& lanes, const E* sums) {
+    const E scale = static_cast<E>(op_.scale);
+    for (Index i = 0; i < lanes.count; ++i) {
+      T* dq = op_.dq.template row<T>(lanes.row[i]) + lanes.column[i];
+      for (Index d = 0; d < op_.heads.width; ++d)
+        put(dq[d], scale * sums[d * Tiling<T>::kLanes + i]);
+    }
+  }
+
+  /// Adds up the parts' sums of one block.
+  void finish(Index head, Index block, Index sums) {
+    const Piece& piece = piece_of(pieces_, block, &Piece::packed);
+    const Index b = piece.first_block + block - piece.packed, i = &piece - &pieces_[0];
+    const Index begin = std::max<Index>(0, piece.span.position - b * kBlock);
+    const Index end = std::min(kBlock, piece.span.position + piece.span.length - b * kBlock);
+    for (Index j = begin; j < end; ++j) {
+      const Index row = piece.span.first + b * kBlock + j - piece.span.position;
+      T* dk = op_.dk.template row<T>(row) + head * op_.heads.width;
+      T* dv = op_.dv.template row<T>(row) + head * op_.heads.width;
+      for (Index d = 0; d < op_.heads.width; ++d) {
+        E key = 0, value = 0;
+        for (Index p = first_part_[i]; p < first_part_[i + 1]; ++p) {
+          const Part& part = parts_[p];
+          if (b < part.first_block || b >= part.first_block + part.blocks) continue;
+          const Index at = sums + part.before + b - part.first_block;
+          key += dk_.template row<E>(at)[j * width_ + d];
+          value += dv_.template row<E>(at)[j * width_ + d];
+        }
+        put(dk[d], key * static_cast<E>(op_.scale));
+        put(dv[d], value);
+      }
+    }
+  }
+
+  CpuStream& stream_;
+  const op::AttentionBackward& op_;
+  Array<Piece> pieces_;
+  Array<Index> first_part_;  ///< of each piece; behind the last their number
+  Array<Part> parts_;
+  Index width_;
+  Index part_blocks_ = 0;
+  Matrix keys_;        ///< [heads * blocks] of [kBlock, width]
+  Matrix key_panels_;  ///< the same in panels
+  Matrix values_;      ///< [heads * blocks] of [kBlock, width]
+  Matrix dk_;          ///< [heads * part_blocks] of [kBlock, width]: the parts' sums
+  Matrix dv_;
+  Matrix workspaces_;
+};
+
+}  // namespace
+
+template <Tier>
+void run_on(CpuStream& stream, const op::AttentionBackward& op) {
+  visit_float(op.dtype(), [&]<class T>() { Backward<T>(stream, op).run(); });
+}
+
+template void run_on<kTier>(CpuStream&, const op::AttentionBackward&);
+
+}  // namespace samba

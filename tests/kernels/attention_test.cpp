@@ -1,0 +1,443 @@
+#include "kernels/attention.h"
+
+#include <limits>
+
+#include "core/error.h"
+#include "kernels/run.h"
+#include "support/gradient.h"
+#include "support/kernel_test.h"
+#include "support/reference.h"
+
+namespace samba::test {
+namespace {
+
+constexpr Index kFull = std::numeric_limits<Index>::max();
+
+struct Shape {
+  op::Heads heads;
+  Index length;
+  Index window;
+
+  Index q_cols() const { return heads.heads * heads.width; }
+  Index kv_cols() const { return heads.kv_heads * heads.width; }
+  double scale() const { return 1 / std::sqrt(static_cast<double>(heads.width)); }
+  Index terms() const { return std::min(length, window) + heads.width; }
+};
+
+/// Every kind of heads, odd and usual widths, windows within and beyond a tile.
+const Shape kShapes[] = {
+    {{1, 1, 1}, 1, 1},       {{2, 2, 1}, 7, 5},        {{1, 1, 16}, 33, 1},
+    {{4, 2, 16}, 130, 16},   {{4, 1, 24}, 101, 5},     {{6, 2, 5}, 203, 100},
+    {{3, 3, 64}, 211, 16},   {{2, 1, 64}, 330, 1000},  {{1, 1, 128}, 300, 97},
+    {{5, 5, 17}, 65, kFull}, {{8, 1, 16}, 250, kFull}, {{2, 1, 130}, 99, 48},
+};
+
+class Attention : public KernelTest {
+ protected:
+  /// Random queries, keys and values, and views of them.
+  struct Inputs {
+    Host q, k, v;
+    View views[3];
+  };
+
+  Inputs inputs(const Shape& s, int seed = 1) {
+    Inputs in{random(s.length, s.q_cols(), dtype(), seed),
+              random(s.length, s.kv_cols(), dtype(), seed + 1),
+              random(s.length, s.kv_cols(), dtype(), seed + 2),
+              {}};
+    const Host* from[] = {&in.q, &in.k, &in.v};
+    for (int i = 0; i < 3; ++i) in.views[i] = upload(*from[i]);
+    return in;
+  }
+
+  Host expected(const Shape& s, const Inputs& in, Host* lse = nullptr) {
+    return reference::attention(in.q, in.k, in.v, s.heads.heads, s.heads.kv_heads, s.window,
+                                s.scale(), lse);
+  }
+
+  op::Attention call(const Shape& s, const View (&views)[3], View y,
+                     const std::vector<Span>& spans) {
+    return {.y = y,
+            .q = views[0],
+            .k = views[1],
+            .v = views[2],
+            .heads = s.heads,
+            .window = s.window,
+            .scale = s.scale(),
+            .batch = batch_of(spans)};
+  }
+
+  /// What cancels are values, of rms 1, whatever is left of them. Weights may be rounded to bf16 on
+  /// their way to the values; beside that nothing else counts.
+  Law law(const Shape& s) const {
+    return {.terms = s.terms(), .rounded = dtype(), .rms = dtype() == DType::bf16 ? 0.0 : 1.0};
+  }
+
+  /// One sequence in chunks, each a call of its own on slot 1 of rings that begin as NaN.
+  Host in_chunks(const Shape& s, const Inputs& in, Index capacity,
+                 const std::vector<Index>& chunks) {
+    const View keys = empty(3, capacity * s.kv_cols()), values = empty(3, capacity * s.kv_cols());
+    const View y = empty(s.length, s.q_cols());
+    Index done = 0;
+    for (std::size_t c = 0; done < s.length; ++c) {
+      const Index n = std::min(chunks[c % chunks.size()], s.length - done);
+      const View views[3] = {in.views[0].block(done, n), in.views[1].block(done, n),
+                             in.views[2].block(done, n)};
+      const std::vector<Span> spans = {{.first = 0, .length = n, .position = done, .slot = 1}};
+      op::Attention op = call(s, views, y.block(done, n), spans);
+      op.key_state = keys;
+      op.value_state = values;
+      run(stream(), op);
+      done += n;
+    }
+    return host(y);
+  }
+};
+SAMBA_KERNEL_TEST(Attention);
+
+TEST_P(Attention, MatchesTheDefinition) {
+  for (const Shape& s : kShapes) {
+    const Inputs in = inputs(s);
+    const View y = empty(s.length, s.q_cols(), dtype(), 3),
+               lse = empty(s.length, s.heads.heads, exact(), 1);
+    const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
+    op::Attention op = call(s, in.views, y, spans);
+    op.lse = lse;
+    run(stream(), op);
+    Host expected_lse;
+    expect_close(host(y), expected(s, in, &expected_lse), dtype(), law(s));
+    expect_close(host(lse), expected_lse, exact(), s.terms());
+  }
+}
+
+TEST_P(Attention, ReadsColumnsOfWiderMatrices) {
+  const Shape s{{4, 2, 24}, 77, 30};
+  const Host all = random(s.length, s.q_cols() + 2 * s.kv_cols(), dtype(), 4);
+  const View fused = upload(all, dtype(), 5);
+  const View views[3] = {fused.columns(0, s.q_cols()), fused.columns(s.q_cols(), s.kv_cols()),
+                         fused.columns(s.q_cols() + s.kv_cols(), s.kv_cols())};
+  const Inputs in{host(views[0]), host(views[1]), host(views[2]), {}};
+  const View wide = empty(s.length, s.q_cols() + 7);
+  const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
+  run(stream(), call(s, views, wide.columns(3, s.q_cols()), spans));
+  expect_close(host(wide.columns(3, s.q_cols())), expected(s, in), dtype(), law(s));
+  expect_same(host(fused), all);
+  for (const Index c : {Index{0}, Index{2}, s.q_cols() + 3})
+    EXPECT_TRUE(std::isnan(host(wide)(s.length - 1, c))) << "column " << c;
+}
+
+TEST_P(Attention, CuttingASequenceChangesNothing) {
+  for (const Shape& s :
+       {Shape{{4, 2, 16}, 260, 16}, Shape{{3, 1, 5}, 333, 100}, Shape{{2, 2, 24}, 40, 1},
+        Shape{{1, 1, 64}, 230, 5}, Shape{{2, 1, 16}, 150, kFull}}) {
+    const Inputs in = inputs(s);
+    const View y = empty(s.length, s.q_cols());
+    const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
+    run(stream(), call(s, in.views, y, spans));
+    const Index least = std::min(s.window, s.length);
+    for (const Index capacity : {least, least + 3})
+      for (const std::vector<Index>& chunks :
+           {std::vector<Index>{1}, {1, 1, 7, 2, 50, 1}, {37}, {200, 1, 3}}) {
+        const Host cut = in_chunks(s, in, capacity, chunks);
+        if (dtype() == DType::f64)
+          expect_same(cut, host(y));
+        else
+          expect_close(cut, expected(s, in), dtype(), law(s));
+      }
+  }
+}
+
+TEST_P(Attention, CompanyInTheBatchChangesNothing) {
+  const Shape s{{4, 2, 16}, 150, 40};
+  const Inputs in = inputs(s), other = inputs({s.heads, 171, s.window}, 9);
+  const Index capacity = 41;
+  const auto states = [&] { return empty(4, capacity * s.kv_cols()); };
+  const View keys = states(), values = states();
+  const View alone_keys = states(), alone_values = states();
+  // Two steps: a chunk of each sequence, then a single token of one between chunks of the other.
+  const auto joined = [&](int i, Index a, Index n, Index b, Index m) {
+    Host x(n + m, in.views[i].cols);
+    const Host &first = host(other.views[i].block(b, m)), second = host(in.views[i].block(a, n));
+    std::copy(first.values.begin(), first.values.end(), x.values.begin());
+    std::copy(second.values.begin(), second.values.end(), x.values.begin() + m * x.cols);
+    return upload(x);
+  };
+  Index done = 0, other_done = 0;
+  for (const auto& [n, m] : {std::pair<Index, Index>{100, 60}, {1, 70}, {2, 1}, {1, 1}, {46, 39}}) {
+    const View both[3] = {joined(0, done, n, other_done, m), joined(1, done, n, other_done, m),
+                          joined(2, done, n, other_done, m)};
+    const View y = empty(n + m, s.q_cols()), y_alone = empty(n, s.q_cols());
+    const std::vector<Span> spans = {{.first = 0, .length = m, .position = other_done, .slot = 3},
+                                     {.first = m, .length = n, .position = done, .slot = 0}};
+    op::Attention op = call(s, both, y, spans);
+    op.key_state = keys;
+    op.value_state = values;
+    run(stream(), op);
+    const View views[3] = {in.views[0].block(done, n), in.views[1].block(done, n),
+                           in.views[2].block(done, n)};
+    const std::vector<Span> single = {{.first = 0, .length = n, .position = done, .slot = 2}};
+    op::Attention alone = call(s, views, y_alone, single);
+    alone.key_state = alone_keys;
+    alone.value_state = alone_values;
+    run(stream(), alone);
+    expect_same(host(y.block(m, n)), host(y_alone));
+    done += n;
+    other_done += m;
+  }
+  expect_same(host(keys.block(0, 1)), host(alone_keys.block(2, 1)));
+  for (const Index slot : {1, 2}) EXPECT_TRUE(std::isnan(host(keys)(slot, 0))) << "slot " << slot;
+}
+
+TEST_P(Attention, SpansWithoutASlotStartFromNothingAndLeaveNothing) {
+  const Shape s{{2, 1, 16}, 20, 8};
+  const Inputs in = inputs(s);
+  const View keys = empty(1, 8 * s.kv_cols()), values = empty(1, 8 * s.kv_cols());
+  const View y = empty(s.length, s.q_cols());
+  const std::vector<Span> spans = {{.first = 0, .length = 20, .position = 500}};
+  op::Attention op = call(s, in.views, y, spans);
+  op.key_state = keys;
+  op.value_state = values;
+  run(stream(), op);
+  expect_close(host(y), expected(s, in), dtype(), law(s));
+  for (const double value : host(keys).values) EXPECT_TRUE(std::isnan(value));
+}
+
+TEST_P(Attention, WorksAtVeryLargePositions) {
+  for (const Index length : {1, 3, 70}) {
+    const Shape s{{4, 2, 16}, length + 15, 16};
+    const Index capacity = 19, position = (Index{1} << 33) + 5;
+    const Inputs in = inputs(s);
+    const auto ring_row = [&](Index p) { return p % capacity * s.kv_cols(); };
+    Host keys = random(1, capacity * s.kv_cols(), dtype(), 7, 100), values = keys;
+    const auto put_row = [&](Index p, Index r) {
+      for (Index c = 0; c < s.kv_cols(); ++c) {
+        keys(0, ring_row(p) + c) = in.k(r, c);
+        values(0, ring_row(p) + c) = in.v(r, c);
+      }
+    };
+    for (Index r = 0; r < 15; ++r) put_row(position - 15 + r, r);
+    const View key_state = upload(keys), value_state = upload(values);
+    const View views[3] = {in.views[0].block(15, length), in.views[1].block(15, length),
+                           in.views[2].block(15, length)};
+    const View y = empty(length, s.q_cols());
+    const std::vector<Span> spans = {
+        {.first = 0, .length = length, .position = position, .slot = 0}};
+    op::Attention op = call(s, views, y, spans);
+    op.key_state = key_state;
+    op.value_state = value_state;
+    run(stream(), op);
+    const Host all = expected(s, in);
+    Host tail(length, s.q_cols());
+    for (Index r = 0; r < length; ++r)
+      for (Index c = 0; c < s.q_cols(); ++c) tail(r, c) = all(r + 15, c);
+    expect_close(host(y), tail, dtype(), law(s));
+    for (Index r = 15; r < s.length; ++r) put_row(position - 15 + r, r);
+    expect_same(host(key_state), keys);
+    expect_same(host(value_state), values);
+  }
+}
+
+TEST_P(Attention, LargeScoresDoNotOverflow) {
+  const Shape s{{2, 2, 16}, 120, 50};
+  Host q = random(s.length, s.q_cols(), DType::f64, 1, 40),
+       k = random(s.length, s.kv_cols(), DType::f64, 2, 40);
+  const Host v = random(s.length, s.kv_cols(), dtype(), 3);
+  // Whole numbers, so that every tier finds the same scores.
+  for (Host* x : {&q, &k})
+    for (double& value : x->values) value = std::clamp(std::round(value), -128.0, 128.0);
+  const View views[3] = {upload(q), upload(k), upload(v)};
+  const View y = empty(s.length, s.q_cols());
+  const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
+  run(stream(), call(s, views, y, spans));
+  expect_close(host(y), reference::attention(q, k, v, 2, 2, s.window, s.scale()), dtype(), law(s));
+}
+
+TEST_P(Attention, TwiceIsTheSame) {
+  const Shape s{{4, 2, 24}, 400, 70};
+  const Inputs in = inputs(s);
+  const View a = empty(s.length, s.q_cols()), b = empty(s.length, s.q_cols());
+  const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
+  run(stream(), call(s, in.views, a, spans));
+  run(stream(), call(s, in.views, b, spans));
+  expect_same(host(a), host(b));
+}
+
+TEST_P(Attention, RefusesWhatItCannotDo) {
+  const Shape s{{4, 2, 8}, 10, 6};
+  const Inputs in = inputs(s);
+  const View y = empty(s.length, s.q_cols());
+  const std::vector<Span> spans = {{.first = 0, .length = 10, .position = 0, .slot = 1}};
+  const op::Attention good = call(s, in.views, y, spans);
+  op::Attention bad = good;
+  bad.heads.kv_heads = 3;
+  EXPECT_THROW(run(stream(), bad), Error);
+  bad = good;
+  bad.window = 0;
+  EXPECT_THROW(run(stream(), bad), Error);
+  bad = good;
+  bad.k = in.views[1].block(0, 9);
+  EXPECT_THROW(run(stream(), bad), Error);
+  bad = good;
+  bad.key_state = zeros(2, 5 * s.kv_cols(), dtype());  // holds 5 keys of the 6
+  bad.value_state = zeros(2, 5 * s.kv_cols(), dtype());
+  EXPECT_THROW(run(stream(), bad), Error);
+  bad.key_state = zeros(1, 6 * s.kv_cols(), dtype());  // has no slot 1
+  bad.value_state = zeros(1, 6 * s.kv_cols(), dtype());
+  EXPECT_THROW(run(stream(), bad), Error);
+  bad.key_state = zeros(2, 6 * s.kv_cols(), dtype());
+  EXPECT_THROW(run(stream(), bad), Error);
+  bad.value_state = zeros(2, 6 * s.kv_cols(), dtype());
+  EXPECT_NO_THROW(run(stream(), bad));
+}
+
+class AttentionBackward : public Attention {
+ protected:
+  struct Gradients {
+    Host dq, dk, dv;
+  };
+
+  /// Backward of the spans with y and lse of the definition, rounded as forward leaves them.
+  Gradients backward(Stream& on, const Shape& s, const Inputs& in, const Host& dy, DType type,
+                     const std::vector<Span>& spans, Index gap = 0) {
+    Host lse;
+    Host y = expected(s, in, &lse);
+    y = host(upload(y));
+    lse = host(upload(lse, exact()));
+    const View dq = empty(s.length, s.q_cols(), type, gap),
+               dk = empty(s.length, s.kv_cols(), type, gap);
+    const View dv = empty(s.length, s.kv_cols(), type, gap);
+    run(on, op::AttentionBackward{.dq = dq,
+                                  .dk = dk,
+                                  .dv = dv,
+                                  .dy = upload(dy, type, gap),
+                                  .y = upload(y, type, gap),
+                                  .lse = upload(lse, exact_of(type), gap),
+                                  .q = upload(in.q, type, gap),
+                                  .k = upload(in.k, type, gap),
+                                  .v = upload(in.v, type, gap),
+                                  .heads = s.heads,
+                                  .window = s.window,
+                                  .scale = s.scale(),
+                                  .batch = batch_of(spans)});
+    return {host(dq), host(dk), host(dv)};
+  }
+};
+SAMBA_KERNEL_TEST(AttentionBackward);
+
+TEST_P(AttentionBackward, MatchesFloat64) {
+  Stream plain(1, Tier::plain);
+  for (const Shape& s : kShapes) {
+    const Inputs in = inputs(s);
+    const Host dy = random(s.length, s.q_cols(), dtype(), 5);
+    const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
+    const Gradients found = backward(stream(), s, in, dy, dtype(), spans, 3);
+    const Gradients exact64 = backward(plain, s, in, dy, DType::f64, spans);
+    // Where few keys are seen weights are near 1 and gradients of weights, of rms 1 / scale,
+    // cancel.
+    const Law within{.terms = s.terms(), .rounded = dtype(), .rms = 1};
+    expect_close(found.dq, exact64.dq, dtype(), within);
+    expect_close(found.dk, exact64.dk, dtype(), within);
+    expect_close(found.dv, exact64.dv, dtype(), within);
+  }
+}
+
+TEST_P(AttentionBackward, TwiceAndInCompanyIsTheSame) {
+  const Shape s{{4, 2, 16}, 230, 40};
+  const Inputs in = inputs(s);
+  const Host dy = random(s.length, s.q_cols(), dtype(), 5);
+  const std::vector<Span> whole = {{.first = 0, .length = s.length, .position = 0}};
+  const Gradients once = backward(stream(), s, in, dy, dtype(), whole);
+  const Gradients twice = backward(stream(), s, in, dy, dtype(), whole);
+  expect_same(once.dq, twice.dq);
+  expect_same(once.dk, twice.dk);
+  expect_same(once.dv, twice.dv);
+  const auto doubled = [&](const Host& x) {
+    Host y(50 + x.rows, x.cols);
+    std::copy(x.values.begin(), x.values.begin() + 50 * x.cols, y.values.begin());
+    std::copy(x.values.begin(), x.values.end(), y.values.begin() + 50 * x.cols);
+    return y;
+  };
+  Host lse;
+  const Host y = expected(s, in, &lse);
+  const View dq = empty(s.length + 50, s.q_cols()), dk = empty(s.length + 50, s.kv_cols());
+  const View dv = empty(s.length + 50, s.kv_cols());
+  const std::vector<Span> packed = {{.first = 0, .length = 50, .position = 0},
+                                    {.first = 50, .length = s.length, .position = 0}};
+  run(stream(), op::AttentionBackward{.dq = dq,
+                                      .dk = dk,
+                                      .dv = dv,
+                                      .dy = upload(doubled(dy)),
+                                      .y = upload(doubled(y)),
+                                      .lse = upload(doubled(lse), exact()),
+                                      .q = upload(doubled(in.q)),
+                                      .k = upload(doubled(in.k)),
+                                      .v = upload(doubled(in.v)),
+                                      .heads = s.heads,
+                                      .window = s.window,
+                                      .scale = s.scale(),
+                                      .batch = batch_of(packed)});
+  expect_same(host(dq.block(50, s.length)), once.dq);
+  expect_same(host(dk.block(50, s.length)), once.dk);
+  expect_same(host(dv.block(50, s.length)), once.dv);
+}
+
+TEST_P(AttentionBackward, RefusesSpansWithState) {
+  const Shape s{{1, 1, 4}, 3, 2};
+  const Inputs in = inputs(s);
+  const Host dy = random(3, 4, dtype(), 5);
+  const std::vector<Span> spans = {{.first = 0, .length = 3, .position = 0, .slot = 0}};
+  EXPECT_THROW(backward(stream(), s, in, dy, dtype(), spans), Error);
+}
+
+TEST(AttentionGradient, MatchesFiniteDifferences) {
+  Stream plain(2, Tier::plain);
+  // Two spans, grouped heads, and a window shorter than both.
+  const std::vector<Span> spans = {{.first = 0, .length = 9, .position = 0},
+                                   {.first = 9, .length = 121, .position = 3}};
+  const op::Heads heads{4, 2, 3};
+  const Index n = 130;
+  const auto filled = [&](Index cols, int seed) {
+    Matrix x(plain, DType::f64, n, cols);
+    Host values = random(n, cols, DType::f64, seed);
+    copy(x, View{reinterpret_cast<std::byte*>(values.values.data()), n, cols, cols, DType::f64});
+    return x;
+  };
+  const Matrix q = filled(12, 1), k = filled(6, 2), v = filled(6, 3), dy = filled(12, 4);
+  const Matrix y(plain, DType::f64, n, 12), lse(plain, DType::f64, n, 4);
+  const Matrix dq(plain, DType::f64, n, 12), dk(plain, DType::f64, n, 6),
+      dv(plain, DType::f64, n, 6);
+  for (const Index window : {Index{1}, Index{7}, Index{110}, kFull}) {
+    const auto loss = [&] {
+      run(plain, op::Attention{.y = y,
+                               .lse = lse,
+                               .q = q,
+                               .k = k,
+                               .v = v,
+                               .heads = heads,
+                               .window = window,
+                               .scale = 0.7,
+                               .batch = batch_of(spans)});
+      return dot(host(dy), host(y));
+    };
+    loss();
+    run(plain, op::AttentionBackward{.dq = dq,
+                                     .dk = dk,
+                                     .dv = dv,
+                                     .dy = dy,
+                                     .y = y,
+                                     .lse = lse,
+                                     .q = q,
+                                     .k = k,
+                                     .v = v,
+                                     .heads = heads,
+                                     .window = window,
+                                     .scale = 0.7,
+                                     .batch = batch_of(spans)});
+    expect_gradient(q, host(dq), loss);
+    expect_gradient(k, host(dk), loss);
+    expect_gradient(v, host(dv), loss);
+  }
+}
+
+}  // namespace
+}  // namespace samba::test
