@@ -19,13 +19,14 @@ struct CausalConv1d {
   ConstView w;          ///< [E, taps] f32 (f64 for f64)
   ConstView bias = {};  ///< [1, E] of w's dtype; may be left out
   Batch batch;
-  View state = {};      ///< [slots, (taps - 1) * E] in and out, of w's dtype; may be left out
+  View state = {};  ///< [slots, (taps - 1) * E] in and out, of w's dtype; may be left out
 
   DType dtype() const { return y.dtype; }
   void check() const;
 };
 
-/// Gradients of CausalConv1d for spans without a slot. dx is overwritten, dw and dbias are added to.
+/// Gradients of CausalConv1d for spans without a slot. dx is overwritten, dw and dbias are added
+/// to.
 struct CausalConv1dBackward {
   static constexpr const char* kName = "causal_conv1d_backward";
 
@@ -45,6 +46,8 @@ struct CausalConv1dBackward {
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::CausalConv1d&);
-template <Tier> void run_on(CpuStream&, const op::CausalConv1dBackward&);
+template <Tier>
+void run_on(CpuStream&, const op::CausalConv1d&);
+template <Tier>
+void run_on(CpuStream&, const op::CausalConv1dBackward&);
 }  // namespace samba

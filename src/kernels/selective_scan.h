@@ -12,11 +12,12 @@ namespace samba::op {
 ///   y_t     = (h_t c_t + d u_t) silu(z_t)                       [E]
 /// Gu & Dao 2023, "Mamba", algorithm 2. Arithmetic and state are f32 (f64 for f64).
 ///
-/// A sequence's state is h, channel by channel.
+/// A sequence's state is h, state by state: element n * E + e is channel e's n-th, so that kernels
+/// read and write neighbouring channels at once.
 struct SelectiveScan {
   static constexpr const char* kName = "selective_scan";
   /// Backward keeps the state at the start of each chunk of so many tokens and recomputes inside.
-  static constexpr Index kChunk = 64;
+  static constexpr Index kChunk = 32;
 
   View y;             ///< [N, E] out
   ConstView u;        ///< [N, E]
@@ -28,8 +29,8 @@ struct SelectiveScan {
   ConstView a_log;    ///< [E, S]
   ConstView d;        ///< [1, E]
   Batch batch;
-  View state = {};    ///< [slots, E * S] in and out, dtype of a_log; may be left out
-  View h = {};        ///< [chunks(batch), E * S] out, dtype of a_log: the state before each chunk, for backward
+  View state = {};  ///< [slots, E * S] in and out, dtype of a_log; may be left out
+  View h = {};  ///< [chunks(batch), E * S] out, like state: that before each chunk, for backward
 
   /// Rows of h: the chunks of all spans, each span's last one perhaps shorter.
   static Index chunks(const Batch&);
@@ -42,15 +43,15 @@ struct SelectiveScan {
 struct SelectiveScanBackward {
   static constexpr const char* kName = "selective_scan_backward";
 
-  View du;            ///< [N, E]
-  View ddt;           ///< [N, E]
-  View db;            ///< [N, S]
-  View dc;            ///< [N, S]
-  View dz = {};       ///< [N, E]; left out with z
-  View ddt_bias;      ///< [1, E] f32 (f64 for f64), like da_log and dd
-  View da_log;        ///< [E, S]
-  View dd;            ///< [1, E]
-  ConstView dy;       ///< [N, E]
+  View du;        ///< [N, E]
+  View ddt;       ///< [N, E]
+  View db;        ///< [N, S]
+  View dc;        ///< [N, S]
+  View dz = {};   ///< [N, E]; left out with z
+  View ddt_bias;  ///< [1, E] f32 (f64 for f64), like da_log and dd
+  View da_log;    ///< [E, S]
+  View dd;        ///< [1, E]
+  ConstView dy;   ///< [N, E]
   ConstView u;
   ConstView dt;
   ConstView b;
@@ -59,7 +60,7 @@ struct SelectiveScanBackward {
   ConstView dt_bias;
   ConstView a_log;
   ConstView d;
-  ConstView h;        ///< [chunks(batch), E * S], of the forward op
+  ConstView h;  ///< [chunks(batch), E * S], of the forward op
   Batch batch;
 
   DType dtype() const { return dy.dtype; }
@@ -69,6 +70,8 @@ struct SelectiveScanBackward {
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::SelectiveScan&);
-template <Tier> void run_on(CpuStream&, const op::SelectiveScanBackward&);
+template <Tier>
+void run_on(CpuStream&, const op::SelectiveScan&);
+template <Tier>
+void run_on(CpuStream&, const op::SelectiveScanBackward&);
 }  // namespace samba

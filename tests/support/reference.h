@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/batch.h"
 #include "support/compare.h"
 
 /// Every op once more, forward only, in doubles, transcribed from the paper and as slow as it
@@ -108,6 +109,56 @@ inline Host rope(const Host& x, Index heads, double base, Index position) {
         const Index a = h * width + i, b = a + half;
         y(r, a) = x(r, a) * c - x(r, b) * s;
         y(r, b) = x(r, a) * s + x(r, b) * c;
+      }
+  return y;
+}
+
+/// Softplus with PyTorch's cut: x itself above 20.
+inline double softplus(double x) {
+  return x > 20 ? x : std::log1p(std::exp(x));
+}
+
+/// Gu & Dao 2023, algorithm 2, from position 0 of each span; z may be left empty. `state`, where
+/// given, becomes the last span's h, [1, S * E], state by state.
+inline Host selective_scan(const Host& u, const Host& dt, const Host& b, const Host& c,
+                           const Host& z, const Host& dt_bias, const Host& a_log, const Host& d,
+                           const std::vector<Span>& spans, Host* state = nullptr) {
+  const Index channels = u.cols, states = a_log.cols;
+  Host y(u.rows, channels);
+  for (const Span& span : spans) {
+    Host h(1, states * channels);
+    for (Index t = span.first; t < span.first + span.length; ++t) {
+      for (Index e = 0; e < channels; ++e) {
+        const double delta = softplus(dt(t, e) + dt_bias(0, e));
+        double sum = 0;
+        for (Index n = 0; n < states; ++n) {
+          double& state_of_n = h(0, n * channels + e);
+          state_of_n =
+              std::exp(delta * -std::exp(a_log(e, n))) * state_of_n + delta * u(t, e) * b(t, n);
+          sum += state_of_n * c(t, n);
+        }
+        y(t, e) = (sum + d(0, e) * u(t, e)) * (z.rows > 0 ? silu(z(t, e)) : 1);
+      }
+    }
+    if (state != nullptr) *state = h;
+  }
+  return y;
+}
+
+/// Gu & Dao 2023, figure 3: causal depthwise convolution and SiLU, from position 0 of each span.
+inline Host causal_conv1d(const Host& x, const Host& w, const Host& bias,
+                          const std::vector<Span>& spans) {
+  const Index taps = w.cols;
+  Host y(x.rows, x.cols);
+  for (const Span& span : spans)
+    for (Index t = 0; t < span.length; ++t)
+      for (Index e = 0; e < x.cols; ++e) {
+        double sum = bias.rows > 0 ? bias(0, e) : 0;
+        for (Index j = 0; j < taps; ++j) {
+          const Index from = t - (taps - 1) + j;
+          if (from >= 0) sum += w(e, j) * x(span.first + from, e);
+        }
+        y(span.first + t, e) = silu(sum);
       }
   return y;
 }

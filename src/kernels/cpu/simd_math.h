@@ -1,0 +1,177 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/cpu/simd.h"
+
+// Arithmetic and elementary functions on registers of numbers. Errors are largest relative errors
+// and are tested; the plain tier takes the library's functions, lane by lane.
+
+namespace samba {
+namespace {
+
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> operator+(Lanes<T> a, Lanes<T> b) {
+  return {a.v + b.v};
+}
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> operator-(Lanes<T> a, Lanes<T> b) {
+  return {a.v - b.v};
+}
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> operator*(Lanes<T> a, Lanes<T> b) {
+  return {a.v * b.v};
+}
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> operator/(Lanes<T> a, Lanes<T> b) {
+  return {a.v / b.v};
+}
+
+/// x > bound ? above : below, lane by lane.
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> where_above(Lanes<T> x, T bound, Lanes<T> above,
+                                                   Lanes<T> below) {
+  return {x.v > Lanes<T>::all(bound).v ? above.v : below.v};
+}
+
+/// The sum of the lanes, always in the same order.
+template <class T>
+[[gnu::always_inline]] inline T sum(Lanes<T> x) {
+  T lanes[Lanes<T>::kCount];
+  x.store(lanes);
+  for (Index half = Lanes<T>::kCount / 2; half > 0; half /= 2)
+    for (Index i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+#if defined(__AVX2__)
+
+// 2^x = 2^k 2^(j / m) 2^r: k whole, the middle factor from a table that fits the registers, and the
+// last a polynomial in |r| <= 1 / 2m that is 1 at 0, so that a decay close to 1 keeps its distance.
+// Adding 1.5 * 2^23 / m leaves j in the lowest bits of the sum.
+
+#if defined(__AVX512F__)
+
+alignas(64) constexpr float kExp2Table[32] = {
+    1.0f,       1.0218972f, 1.0442737f,  1.0671404f, 1.0905077f, 1.1143868f, 1.1387886f,
+    1.1637249f, 1.1892071f, 1.2152474f,  1.2418578f, 1.2690509f, 1.2968396f, 1.3252367f,
+    1.3542556f, 1.3839099f, 1.41421354f, 1.4451808f, 1.4768262f, 1.5091645f, 1.5422108f,
+    1.5759809f, 1.6104903f, 1.6457555f,  1.6817929f, 1.7186193f, 1.7562522f, 1.7947091f,
+    1.834008f,  1.8741677f, 1.9152066f,  1.9571441f};
+
+/// 2^x; error below 2e-7, infinity and 0 where the result is out of range.
+[[gnu::always_inline]] inline Lanes<float> exp2(Lanes<float> x) {
+  constexpr int kToThirtySeconds = 5 << 4;
+  const __m512 n = _mm512_roundscale_ps(x.v, kToThirtySeconds);
+  const __m512 r = x.v - n;
+  const __m512i j = _mm512_castps_si512(n + _mm512_set1_ps(393216.0f));
+  const __m512 middle =
+      _mm512_permutex2var_ps(_mm512_load_ps(kExp2Table), j, _mm512_load_ps(kExp2Table + 16));
+  const __m512 slope = _mm512_set1_ps(0.24022649f) * r + _mm512_set1_ps(0.6931573f);
+  const __m512 last = slope * r + _mm512_set1_ps(1.0f);
+  return {_mm512_scalef_ps(last * middle, n)};
+}
+
+#else
+
+/// The bits of 2^(j / 8), less j / 8 in the exponent's place: adding k + j / 8 there adds k.
+alignas(32) constexpr std::uint32_t kExp2Table[8] = {0x3f800000,
+                                                     0x3f8b95c2 - 0x100000,
+                                                     0x3f9837f0 - 0x200000,
+                                                     0x3fa5fed7 - 0x300000,
+                                                     0x3fb504f3 - 0x400000,
+                                                     0x3fc5672a - 0x500000,
+                                                     0x3fd744fd - 0x600000,
+                                                     0x3feac0c7 - 0x700000};
+
+/// 2^x for x below 127; error below 2e-7, 2^-126 instead of anything smaller.
+[[gnu::always_inline]] inline Lanes<float> exp2(Lanes<float> x) {
+  const __m256 magic = _mm256_set1_ps(1572864.0f);
+  // In this order max hands on a NaN.
+  const __m256 clamped = _mm256_max_ps(_mm256_set1_ps(-126.0f), x.v);
+  const __m256 shifted = clamped + magic;
+  const __m256 r = clamped - (shifted - magic);
+  const __m256i j = _mm256_castps_si256(shifted);
+  const __m256i table = _mm256_load_si256(reinterpret_cast<const __m256i*>(kExp2Table));
+  const __m256i front =
+      _mm256_add_epi32(_mm256_permutevar8x32_epi32(table, j), _mm256_slli_epi32(j, 20));
+  __m256 last = _mm256_set1_ps(0.055496223f) * r + _mm256_set1_ps(0.24025764f);
+  last = last * r + _mm256_set1_ps(0.69314724f);
+  last = last * r + _mm256_set1_ps(1.0f);
+  return {last * _mm256_castsi256_ps(front)};
+}
+
+#endif
+
+/// e^x for x below 87; error below 3e-7.
+[[gnu::always_inline]] inline Lanes<float> exp(Lanes<float> x) {
+  const auto high = x * Lanes<float>::all(1.44269502f);
+  // What x log2(e) lost when it was rounded, and what log2(e) did.
+  const auto low = Lanes<float>::multiply_add(x, Lanes<float>::all(1.44269502f), {-high.v}) +
+                   x * Lanes<float>::all(1.92596303e-8f);
+  return exp2(high) * (Lanes<float>::all(1) + low * Lanes<float>::all(0.693147182f));
+}
+
+/// log(1 + x) for x in [0, 1]; error below 3e-7. With w = x / (2 + x) it is 2 atanh(w).
+[[gnu::always_inline]] inline Lanes<float> log1p(Lanes<float> x) {
+  const auto all = [](float value) { return Lanes<float>::all(value); };
+  const auto w = x / (all(2) + x);
+  const auto v = w * w;
+  auto p = v * all(0.28174657f) + all(0.27961418f);
+  p = p * v + all(0.40024853f);
+  p = p * v + all(0.66666316f);
+  return w * (p * v + all(2));
+}
+
+#else
+
+template <class T, class F>
+[[gnu::always_inline]] inline Lanes<T> lane_by_lane(Lanes<T> x, F&& f) {
+  for (Index i = 0; i < Lanes<T>::kCount; ++i) x.v[i] = f(x.v[i]);
+  return x;
+}
+
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> exp2(Lanes<T> x) {
+  return lane_by_lane(x, [](T value) { return std::exp2(value); });
+}
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> exp(Lanes<T> x) {
+  return lane_by_lane(x, [](T value) { return std::exp(value); });
+}
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> log1p(Lanes<T> x) {
+  return lane_by_lane(x, [](T value) { return std::log1p(value); });
+}
+
+#endif
+
+/// e^-|x|, from which the functions below are made without overflow.
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> exp_minus_abs(Lanes<T> x) {
+  return exp(where_above(x, T{0}, Lanes<T>{-x.v}, x));
+}
+
+/// log(1 + e^x), and x itself above 20.
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> softplus(Lanes<T> x) {
+  const Lanes<T> soft = where_above(x, T{0}, x, Lanes<T>::all(0)) + log1p(exp_minus_abs(x));
+  return where_above(x, T{20}, x, soft);
+}
+
+/// 1 / (1 + e^-x)
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> sigmoid(Lanes<T> x) {
+  const Lanes<T> one = Lanes<T>::all(1), e = exp_minus_abs(x);
+  return where_above(x, T{0}, one, e) / (one + e);
+}
+
+/// d softplus(x) / dx
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> softplus_slope(Lanes<T> x) {
+  return where_above(x, T{20}, Lanes<T>::all(1), sigmoid(x));
+}
+
+}  // namespace
+}  // namespace samba

@@ -1,0 +1,81 @@
+#include "kernels/selective_scan.h"
+
+#include "core/error.h"
+
+namespace samba::op {
+namespace {
+
+void expect_no_slots(const char* name, const Batch& batch) {
+  for (Index i = 0; i < batch.count; ++i)
+    if (batch.spans[i].slot >= 0)
+      fail(name, ": expected spans without a slot, found slot ", batch.spans[i].slot, " in span ",
+           i);
+}
+
+void expect_slots_within(const char* name, const Batch& batch, Index slots) {
+  for (Index i = 0; i < batch.count; ++i)
+    if (batch.spans[i].slot >= slots)
+      fail(name, ": expected slots below ", slots, ", found ", batch.spans[i].slot, " in span ", i);
+}
+
+}  // namespace
+
+Index SelectiveScan::chunks(const Batch& batch) {
+  Index count = 0;
+  for (Index i = 0; i < batch.count; ++i) count += (batch.spans[i].length + kChunk - 1) / kChunk;
+  return count;
+}
+
+void SelectiveScan::check() const {
+  const Index channels = y.cols, states = a_log.cols;
+  const DType exact = exact_of(y.dtype);
+  if (y.rows != batch.tokens)
+    fail("selective_scan: y: expected ", batch.tokens, " rows, found ", shape_of(y));
+  if (states < 1) fail("selective_scan: a_log: expected 1 state or more, found ", shape_of(a_log));
+  expect_same_shape("selective_scan: u", u, y);
+  expect_same_shape("selective_scan: dt", dt, y);
+  expect_shape("selective_scan: b", b, y.rows, states, y.dtype);
+  expect_shape("selective_scan: c", c, y.rows, states, y.dtype);
+  if (!z.empty()) expect_same_shape("selective_scan: z", z, y);
+  expect_shape("selective_scan: dt_bias", dt_bias, 1, channels, exact);
+  expect_shape("selective_scan: a_log", a_log, channels, states, exact);
+  expect_shape("selective_scan: d", d, 1, channels, exact);
+  if (!state.empty()) {
+    expect_shape("selective_scan: state", state, state.rows, channels * states, exact);
+    expect_slots_within("selective_scan: state", batch, state.rows);
+  }
+  if (!h.empty()) expect_shape("selective_scan: h", h, chunks(batch), channels * states, exact);
+}
+
+void SelectiveScanBackward::check() const {
+  const Index channels = dy.cols, states = a_log.cols;
+  const DType exact = exact_of(dy.dtype);
+  if (dy.rows != batch.tokens)
+    fail("selective_scan_backward: dy: expected ", batch.tokens, " rows, found ", shape_of(dy));
+  expect_no_slots("selective_scan_backward", batch);
+  expect_same_shape("selective_scan_backward: u", u, dy);
+  expect_same_shape("selective_scan_backward: dt", dt, dy);
+  expect_shape("selective_scan_backward: b", b, dy.rows, states, dy.dtype);
+  expect_shape("selective_scan_backward: c", c, dy.rows, states, dy.dtype);
+  expect_shape("selective_scan_backward: dt_bias", dt_bias, 1, channels, exact);
+  expect_shape("selective_scan_backward: a_log", a_log, channels, states, exact);
+  expect_shape("selective_scan_backward: d", d, 1, channels, exact);
+  expect_shape("selective_scan_backward: h", h, SelectiveScan::chunks(batch), channels * states,
+               exact);
+  expect_same_shape("selective_scan_backward: du", du, dy);
+  expect_same_shape("selective_scan_backward: ddt", ddt, dy);
+  expect_same_shape("selective_scan_backward: db", db, b);
+  expect_same_shape("selective_scan_backward: dc", dc, c);
+  expect_same_shape("selective_scan_backward: ddt_bias", ddt_bias, dt_bias);
+  expect_same_shape("selective_scan_backward: da_log", da_log, a_log);
+  expect_same_shape("selective_scan_backward: dd", dd, d);
+  if (z.empty() != dz.empty())
+    fail("selective_scan_backward: expected z and dz or neither, found only ",
+         z.empty() ? "dz" : "z");
+  if (!z.empty()) {
+    expect_same_shape("selective_scan_backward: z", z, dy);
+    expect_same_shape("selective_scan_backward: dz", dz, dy);
+  }
+}
+
+}  // namespace samba::op

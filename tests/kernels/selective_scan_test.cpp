@@ -1,0 +1,492 @@
+#include "kernels/selective_scan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "kernels/run.h"
+#include "support/gradient.h"
+#include "support/kernel_test.h"
+#include "support/reference.h"
+
+namespace samba::test {
+namespace {
+
+constexpr Index kChunk = op::SelectiveScan::kChunk;
+
+/// A sum along time for each state, then one over the states.
+Index terms(Index length, Index states) {
+  return length + states;
+}
+
+/// Inputs as a trained layer would meet them: steps of 0.05 to 1.3, decays around 1 .. S.
+struct Inputs {
+  Host u, dt, b, c, z, dt_bias, a_log, d, dy;
+
+  Inputs(Index tokens, Index channels, Index states, DType dtype) {
+    const DType exact = exact_of(dtype);
+    u = random(tokens, channels, dtype, 1);
+    dt = random(tokens, channels, dtype, 2);
+    b = random(tokens, states, dtype, 3);
+    c = random(tokens, states, dtype, 4);
+    z = random(tokens, channels, dtype, 5, 2);
+    dt_bias = random(1, channels, exact, 6);
+    for (double& value : dt_bias.values) value -= 1;
+    a_log = random(channels, states, exact, 7, 0.125);
+    for (Index e = 0; e < channels; ++e)
+      for (Index n = 0; n < states; ++n)
+        a_log(e, n) = static_cast<float>(a_log(e, n) + std::log(static_cast<double>(n + 1)));
+    d = random(1, channels, exact, 8);
+    dy = random(tokens, channels, dtype, 9);
+  }
+
+  Host expected(const std::vector<Span>& spans, Host* state = nullptr) const {
+    return reference::selective_scan(u, dt, b, c, z, dt_bias, a_log, d, spans, state);
+  }
+};
+
+double rms(const Host& x) {
+  return std::sqrt(dot(x, x) / static_cast<double>(std::max<std::size_t>(1, x.values.size())));
+}
+
+class SelectiveScan : public KernelTest {
+ protected:
+  /// Rows first .. first + rows - 1 of x, uploaded with a gap behind each row.
+  View rows(const Host& x, Index first, Index count) {
+    return upload(x, dtype(), 3).block(first, count);
+  }
+
+  op::SelectiveScan scan(const Inputs& in, const Batch& batch, View y, Index first = 0) {
+    const Index n = batch.tokens;
+    return {.y = y,
+            .u = rows(in.u, first, n),
+            .dt = rows(in.dt, first, n),
+            .b = rows(in.b, first, n),
+            .c = rows(in.c, first, n),
+            .z = in.z.rows > 0 ? rows(in.z, first, n) : View{},
+            .dt_bias = upload(in.dt_bias, exact()),
+            .a_log = upload(in.a_log, exact()),
+            .d = upload(in.d, exact()),
+            .batch = batch};
+  }
+
+  /// In f64 the same bits, else the tolerance law: different chunks, different company.
+  void expect_agrees(const Host& actual, const Host& expected, Index terms) {
+    if (dtype() == DType::f64)
+      expect_same(actual, expected);
+    else
+      expect_close(actual, expected, dtype(), terms);
+  }
+};
+SAMBA_KERNEL_TEST(SelectiveScan);
+
+TEST_P(SelectiveScan, MatchesTheDefinition) {
+  for (const Index channels : {1, 17, 48})
+    for (const Index states : {1, 5, 16, 19})
+      for (const Index length : {Index{1}, Index{7}, 3 * kChunk + 5}) {
+        const Inputs in(length, channels, states, dtype());
+        const std::vector<Span> spans{{0, length, 0}};
+        const View y = empty(length, channels, dtype(), 3);
+        run(stream(), scan(in, batch_of(spans), y));
+        expect_close(host(y), in.expected(spans), dtype(), terms(length, states));
+      }
+}
+
+TEST_P(SelectiveScan, WorksWithoutAGate) {
+  Inputs in(9, 17, 16, dtype());
+  in.z = Host();
+  const std::vector<Span> spans{{0, 9, 0}};
+  const View y = empty(9, 17);
+  run(stream(), scan(in, batch_of(spans), y));
+  expect_close(host(y), in.expected(spans), dtype(), terms(9, 16));
+}
+
+TEST_P(SelectiveScan, TakesStepsAndDecaysOfAnySize) {
+  Inputs in(40, 17, 16, dtype());
+  for (std::size_t i = 0; i < in.dt.values.size(); ++i)
+    in.dt.values[i] = i % 3 == 0 ? 64 : i % 3 == 1 ? -64 : 20;
+  for (double& value : in.dt_bias.values) value = 0;
+  const std::vector<Span> spans{{0, 40, 0}};
+  const View y = empty(40, 17);
+  run(stream(), scan(in, batch_of(spans), y));
+  expect_close(host(y), in.expected(spans), dtype(), terms(40, 16));
+}
+
+TEST_P(SelectiveScan, IgnoresTheStateAtPosition0AndLeavesItsOwn) {
+  const Inputs in(kChunk + 3, 17, 16, dtype());
+  const std::vector<Span> spans{{0, kChunk + 3, 0, 1}};
+  const View y = empty(kChunk + 3, 17), state = empty(3, 17 * 16, exact(), 2);
+  auto op = scan(in, batch_of(spans), y);
+  op.state = state;
+  run(stream(), op);
+  Host left;
+  expect_close(host(y), in.expected(spans, &left), dtype(), terms(kChunk + 3, 16));
+  expect_close(host(state.block(1, 1)), left, exact(), kChunk + 3);
+  for (const Index untouched : {0, 2})
+    for (Index i = 0; i < state.cols; ++i) ASSERT_TRUE(std::isnan(host(state)(untouched, i)));
+}
+
+TEST_P(SelectiveScan, CuttingASequenceChangesNothing) {
+  const Index length = 2 * kChunk + 27;
+  const Inputs in(length, 48, 16, dtype());
+  const std::vector<Span> whole{{0, length, 0}};
+  const View y = empty(length, 48);
+  run(stream(), scan(in, batch_of(whole), y));
+  const View state = empty(2, 48 * 16, exact());
+  Index first = 0;
+  for (const Index piece :
+       {Index{20}, Index{1}, Index{1}, kChunk + 1, Index{5}, Index{1}, kChunk - 2}) {
+    const std::vector<Span> spans{{0, piece, first, 1}};
+    const View part = empty(piece, 48);
+    auto op = scan(in, batch_of(spans), part, first);
+    op.state = state;
+    run(stream(), op);
+    expect_agrees(host(part), host(y.block(first, piece)), terms(length, 16));
+    first += piece;
+  }
+  ASSERT_EQ(first, length);
+}
+
+TEST_P(SelectiveScan, CompanyInTheBatchChangesNoBit) {
+  const Inputs in(kChunk + 40, 48, 16, dtype());
+  const std::vector<Span> packed{
+      {0, 1, 0}, {1, kChunk + 7, 0}, {kChunk + 8, 31, 0}, {kChunk + 39, 1, 0}};
+  const View y = empty(kChunk + 40, 48);
+  run(stream(), scan(in, batch_of(packed), y));
+  for (const Span& span : packed) {
+    const std::vector<Span> alone{{0, span.length, 0}};
+    const View part = empty(span.length, 48);
+    run(stream(), scan(in, batch_of(alone), part, span.first));
+    expect_same(host(part), host(y.block(span.first, span.length)));
+  }
+}
+
+TEST_P(SelectiveScan, ManySequencesMoveOneTokenAtATime) {
+  const Index sequences = 5, steps = 3;
+  const Inputs in(sequences * steps, 17, 16, dtype());
+  std::vector<Span> whole;
+  for (Index s = 0; s < sequences; ++s) whole.push_back({s * steps, steps, 0});
+  const Host expected = in.expected(whole);
+  const View state = empty(sequences, 17 * 16, exact());
+  for (Index t = 0; t < steps; ++t) {
+    Inputs step(sequences, 17, 16, dtype());
+    step.dt_bias = in.dt_bias, step.a_log = in.a_log, step.d = in.d;
+    Host expected_step(sequences, 17);
+    const auto pick = [&](Host& to, const Host& from) {
+      for (Index s = 0; s < sequences; ++s)
+        for (Index i = 0; i < from.cols; ++i) to(s, i) = from(s * steps + t, i);
+    };
+    pick(step.u, in.u), pick(step.dt, in.dt), pick(step.b, in.b), pick(step.c, in.c);
+    pick(step.z, in.z), pick(expected_step, expected);
+    std::vector<Span> spans;
+    for (Index s = 0; s < sequences; ++s) spans.push_back({s, 1, t, sequences - 1 - s});
+    const View y = empty(sequences, 17);
+    auto op = scan(step, batch_of(spans), y);
+    op.state = state;
+    run(stream(), op);
+    expect_close(host(y), expected_step, dtype(), terms(steps, 16));
+  }
+}
+
+TEST_P(SelectiveScan, LeavesTheStateBeforeEachChunk) {
+  const Index length = 2 * kChunk + 1;
+  const Inputs in(length + 1, 17, 16, dtype());
+  const std::vector<Span> spans{{0, 1, 0}, {1, length, 0}};
+  const View y = empty(length + 1, 17), h = empty(4, 17 * 16, exact(), 5);
+  auto op = scan(in, batch_of(spans), y);
+  ASSERT_EQ(op::SelectiveScan::chunks(op.batch), 4);
+  op.h = h;
+  run(stream(), op);
+  for (const Index chunk : {0, 1}) expect_same(host(h.block(chunk, 1)), Host(1, 17 * 16));
+  for (const Index chunk : {2, 3}) {
+    Host expected;
+    in.expected({{0, 1, 0}, {1, (chunk - 1) * kChunk, 0}}, &expected);
+    expect_close(host(h.block(chunk, 1)), expected, exact(), length);
+  }
+}
+
+TEST_P(SelectiveScan, ThreadsChangeNoBit) {
+  const Inputs in(kChunk + 9, 200, 16, dtype());
+  const std::vector<Span> spans{{0, 9, 0}, {9, kChunk, 0}};
+  Stream alone(1, GetParam().tier);
+  const View y1 = empty(kChunk + 9, 200), y2 = empty(kChunk + 9, 200);
+  run(alone, scan(in, batch_of(spans), y1));
+  run(stream(), scan(in, batch_of(spans), y2));
+  expect_same(host(y2), host(y1));
+}
+
+TEST_P(SelectiveScan, RefusesWhatDoesNotFit) {
+  const Inputs in(4, 17, 16, dtype());
+  const std::vector<Span> spans{{0, 4, 0, 2}};
+  auto op = scan(in, batch_of(spans), empty(4, 17));
+  op.state = empty(2, 17 * 16, exact());
+  EXPECT_THROW(run(stream(), op), Error);
+  op.state = empty(3, 17 * 15, exact());
+  EXPECT_THROW(run(stream(), op), Error);
+  op.state = {};
+  op.h = empty(2, 17 * 16, exact());
+  EXPECT_THROW(run(stream(), op), Error);
+  op.h = {};
+  op.b = empty(4, 15);
+  EXPECT_THROW(run(stream(), op), Error);
+}
+
+/// Runs forward for the saved states, then backward, on a stream of its own or the fixture's.
+struct Gradients {
+  Host du, ddt, db, dc, dz, ddt_bias, da_log, dd;
+};
+
+class SelectiveScanBackward : public SelectiveScan {
+ protected:
+  Gradients gradients(Stream& on, const Inputs& in, const std::vector<Span>& spans, DType type) {
+    const DType exact_type = exact_of(type);
+    const Index tokens = in.u.rows, channels = in.u.cols, states = in.b.cols;
+    const bool gated = in.z.rows > 0;
+    const Batch batch = batch_of(spans);
+    const auto up = [&](const Host& x, DType t) { return upload(x, t, 1); };
+    const View y = empty(tokens, channels, type);
+    const View h = empty(op::SelectiveScan::chunks(batch), channels * states, exact_type);
+    const op::SelectiveScan forward{.y = y,
+                                    .u = up(in.u, type),
+                                    .dt = up(in.dt, type),
+                                    .b = up(in.b, type),
+                                    .c = up(in.c, type),
+                                    .z = gated ? up(in.z, type) : View{},
+                                    .dt_bias = up(in.dt_bias, exact_type),
+                                    .a_log = up(in.a_log, exact_type),
+                                    .d = up(in.d, exact_type),
+                                    .batch = batch,
+                                    .h = h};
+    run(on, forward);
+    const op::SelectiveScanBackward backward{
+        .du = empty(tokens, channels, type, 2),
+        .ddt = empty(tokens, channels, type, 2),
+        .db = empty(tokens, states, type, 2),
+        .dc = empty(tokens, states, type, 2),
+        .dz = gated ? empty(tokens, channels, type, 2) : View{},
+        .ddt_bias = zeros(1, channels, exact_type),
+        .da_log = zeros(channels, states, exact_type),
+        .dd = zeros(1, channels, exact_type),
+        .dy = up(in.dy, type),
+        .u = forward.u,
+        .dt = forward.dt,
+        .b = forward.b,
+        .c = forward.c,
+        .z = forward.z,
+        .dt_bias = forward.dt_bias,
+        .a_log = forward.a_log,
+        .d = forward.d,
+        .h = h,
+        .batch = batch};
+    run(on, backward);
+    return {host(backward.du),
+            host(backward.ddt),
+            host(backward.db),
+            host(backward.dc),
+            gated ? host(backward.dz) : Host(),
+            host(backward.ddt_bias),
+            host(backward.da_log),
+            host(backward.dd)};
+  }
+
+  template <class Check>
+  static void compare(const Gradients& a, const Gradients& b, Check&& check) {
+    check(a.du, b.du, "du"), check(a.ddt, b.ddt, "ddt"), check(a.db, b.db, "db");
+    check(a.dc, b.dc, "dc"), check(a.dz, b.dz, "dz"), check(a.ddt_bias, b.ddt_bias, "ddt_bias");
+    check(a.da_log, b.da_log, "da_log"), check(a.dd, b.dd, "dd");
+  }
+};
+SAMBA_KERNEL_TEST(SelectiveScanBackward);
+
+TEST_P(SelectiveScanBackward, MatchesFloat64) {
+  Stream plain(1, Tier::plain);
+  for (const Index channels : {1, 17, 80})
+    for (const Index states : {1, 7, 16}) {
+      const Index tokens = 2 * kChunk + 14;
+      const Inputs in(tokens, channels, states, dtype());
+      const std::vector<Span> spans{
+          {0, 1, 0}, {1, 9, 0}, {10, 2 * kChunk + 3, 0}, {2 * kChunk + 13, 1, 0}};
+      const Gradients exactly = gradients(plain, in, spans, DType::f64);
+      // A parameter's gradient is a sum along time of numbers like ddt, which may cancel.
+      const double summed = std::sqrt(static_cast<double>(tokens)) * rms(exactly.ddt);
+      compare(gradients(stream(), in, spans, dtype()), exactly,
+              [&](const Host& found, const Host& expected, const char* name) {
+                SCOPED_TRACE(testing::Message() << name << " E " << channels << " S " << states);
+                Law law{.terms = tokens + channels + states};
+                const bool of_parameter = found.rows != tokens;
+                if (of_parameter) law.rms = std::max(summed, rms(expected));
+                expect_close(found, expected, of_parameter ? exact() : dtype(), law);
+              });
+    }
+}
+
+TEST_P(SelectiveScanBackward, WorksWithoutAGate) {
+  Stream plain(1, Tier::plain);
+  Inputs in(11, 17, 16, dtype());
+  in.z = Host();
+  const std::vector<Span> spans{{0, 11, 0}};
+  const Gradients found = gradients(stream(), in, spans, dtype());
+  const Gradients expected = gradients(plain, in, spans, DType::f64);
+  expect_close(found.du, expected.du, dtype(), terms(11, 16));
+  expect_close(found.da_log, expected.da_log, exact(), terms(11, 16));
+}
+
+TEST_P(SelectiveScanBackward, TwiceIsTheSame) {
+  const Inputs in(kChunk + 5, 200, 16, dtype());
+  const std::vector<Span> spans{{0, 5, 0}, {5, kChunk, 0}};
+  compare(gradients(stream(), in, spans, dtype()), gradients(stream(), in, spans, dtype()),
+          [](const Host& a, const Host& b, const char* name) {
+            SCOPED_TRACE(name);
+            expect_same(a, b);
+          });
+}
+
+TEST_P(SelectiveScanBackward, ThreadsChangeOnlyTheOrderOfSums) {
+  const Inputs in(kChunk + 5, 200, 16, dtype());
+  const std::vector<Span> spans{{0, 5, 0}, {5, kChunk, 0}};
+  Stream alone(1, GetParam().tier);
+  compare(gradients(stream(), in, spans, dtype()), gradients(alone, in, spans, dtype()),
+          [&](const Host& a, const Host& b, const char* name) {
+            SCOPED_TRACE(name);
+            expect_close(a, b, dtype(), 200);
+          });
+}
+
+TEST_P(SelectiveScanBackward, CompanyInTheBatchChangesNoBitOfARow) {
+  const Inputs in(kChunk + 40, 48, 16, dtype());
+  const std::vector<Span> packed{{0, 9, 0}, {9, kChunk + 7, 0}, {kChunk + 16, 24, 0}};
+  const Gradients together = gradients(stream(), in, packed, dtype());
+  const Span& span = packed[1];
+  Inputs one(span.length, 48, 16, dtype());
+  one.dt_bias = in.dt_bias, one.a_log = in.a_log, one.d = in.d;
+  const auto cut = [&](const Host& from) {
+    Host to(span.length, from.cols);
+    for (Index t = 0; t < to.rows; ++t)
+      for (Index i = 0; i < to.cols; ++i) to(t, i) = from(span.first + t, i);
+    return to;
+  };
+  one.u = cut(in.u), one.dt = cut(in.dt), one.b = cut(in.b), one.c = cut(in.c), one.z = cut(in.z);
+  one.dy = cut(in.dy);
+  const std::vector<Span> alone{{0, span.length, 0}};
+  const Gradients apart = gradients(stream(), one, alone, dtype());
+  expect_same(apart.du, cut(together.du));
+  expect_same(apart.ddt, cut(together.ddt));
+  expect_same(apart.db, cut(together.db));
+  expect_same(apart.dc, cut(together.dc));
+  expect_same(apart.dz, cut(together.dz));
+}
+
+TEST_P(SelectiveScanBackward, AddsToTheGradientsOfParameters) {
+  const Inputs in(6, 17, 16, dtype());
+  const std::vector<Span> spans{{0, 6, 0}};
+  const Gradients once = gradients(stream(), in, spans, dtype());
+  const Batch batch = batch_of(spans);
+  const View y = empty(6, 17), h = empty(1, 17 * 16, exact());
+  auto forward = scan(in, batch, y);
+  forward.h = h;
+  run(stream(), forward);
+  const View ddt_bias = zeros(1, 17, exact()), da_log = zeros(17, 16, exact()),
+             dd = zeros(1, 17, exact());
+  for (const View& gradient : {ddt_bias, da_log, dd}) fill(gradient, 1);
+  run(stream(), op::SelectiveScanBackward{.du = empty(6, 17),
+                                          .ddt = empty(6, 17),
+                                          .db = empty(6, 16),
+                                          .dc = empty(6, 16),
+                                          .dz = empty(6, 17),
+                                          .ddt_bias = ddt_bias,
+                                          .da_log = da_log,
+                                          .dd = dd,
+                                          .dy = upload(in.dy),
+                                          .u = forward.u,
+                                          .dt = forward.dt,
+                                          .b = forward.b,
+                                          .c = forward.c,
+                                          .z = forward.z,
+                                          .dt_bias = forward.dt_bias,
+                                          .a_log = forward.a_log,
+                                          .d = forward.d,
+                                          .h = h,
+                                          .batch = batch});
+  const auto expect_one_more = [&](View found, Host expected) {
+    for (double& value : expected.values) value += 1;
+    expect_close(host(found), expected, exact(), 6);
+  };
+  expect_one_more(ddt_bias, once.ddt_bias);
+  expect_one_more(da_log, once.da_log);
+  expect_one_more(dd, once.dd);
+}
+
+TEST(SelectiveScanBackwardInFloat64, MatchesFiniteDifferences) {
+  Stream plain(1, Tier::plain);
+  const Index tokens = kChunk + 6, channels = 3, states = 5;
+  const std::vector<Span> spans{{0, 2, 0}, {2, kChunk + 3, 0}, {kChunk + 5, 1, 0}};
+  const Batch batch = batch_of(spans);
+  const Inputs in(tokens, channels, states, DType::f64);
+  std::vector<Matrix> owned;
+  const auto matrix = [&](Index rows, Index cols) {
+    owned.emplace_back(plain, DType::f64, rows, cols);
+    fill(owned.back(), 0);
+    return owned.back().view();
+  };
+  const auto filled = [&](const Host& x) {
+    const View v = matrix(x.rows, x.cols);
+    std::copy(x.values.begin(), x.values.end(), v.row<double>(0));
+    return v;
+  };
+  const View u = filled(in.u), dt = filled(in.dt), b = filled(in.b), c = filled(in.c),
+             z = filled(in.z);
+  const View dt_bias = filled(in.dt_bias), a_log = filled(in.a_log), d = filled(in.d);
+  const View y = matrix(tokens, channels);
+  const View h = matrix(op::SelectiveScan::chunks(batch), channels * states);
+  const op::SelectiveScan forward{.y = y,
+                                  .u = u,
+                                  .dt = dt,
+                                  .b = b,
+                                  .c = c,
+                                  .z = z,
+                                  .dt_bias = dt_bias,
+                                  .a_log = a_log,
+                                  .d = d,
+                                  .batch = batch,
+                                  .h = h};
+  run(plain, forward);
+  const View du = matrix(tokens, channels), ddt = matrix(tokens, channels),
+             dz = matrix(tokens, channels);
+  const View db = matrix(tokens, states), dc = matrix(tokens, states);
+  const View ddt_bias = matrix(1, channels), da_log = matrix(channels, states),
+             dd = matrix(1, channels);
+  run(plain, op::SelectiveScanBackward{.du = du,
+                                       .ddt = ddt,
+                                       .db = db,
+                                       .dc = dc,
+                                       .dz = dz,
+                                       .ddt_bias = ddt_bias,
+                                       .da_log = da_log,
+                                       .dd = dd,
+                                       .dy = filled(in.dy),
+                                       .u = u,
+                                       .dt = dt,
+                                       .b = b,
+                                       .c = c,
+                                       .z = z,
+                                       .dt_bias = dt_bias,
+                                       .a_log = a_log,
+                                       .d = d,
+                                       .h = h,
+                                       .batch = batch});
+  const auto loss = [&] {
+    run(plain, forward);
+    return dot(in.dy, host(y));
+  };
+  expect_gradient(u, host(du), loss);
+  expect_gradient(dt, host(ddt), loss);
+  expect_gradient(b, host(db), loss);
+  expect_gradient(c, host(dc), loss);
+  expect_gradient(z, host(dz), loss);
+  expect_gradient(dt_bias, host(ddt_bias), loss);
+  expect_gradient(a_log, host(da_log), loss);
+  expect_gradient(d, host(dd), loss);
+}
+
+}  // namespace
+}  // namespace samba::test
