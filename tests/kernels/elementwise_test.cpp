@@ -23,17 +23,19 @@ double rounded(double value, DType dtype) {
   return value;
 }
 
+struct Shape {
+  Index rows, cols, to_gap, from_gap;
+};
+constexpr Shape kShapes[] = {{1, 1, 0, 0},  {5, 33, 0, 0},    {5, 33, 3, 0},
+                             {5, 33, 0, 3}, {1, 40001, 0, 0}, {3, 9001, 1, 2}};
+
 TEST_P(Convert, RoundsOnceAndAddsWhereAsked) {
   for (const DType other : others())
     for (const bool add : {false, true})
-      for (const auto& [rows, cols, gap] : {std::tuple<Index, Index, Index>{1, 1, 0},
-                                            {5, 33, 0},
-                                            {5, 33, 3},
-                                            {1, 40001, 0},
-                                            {3, 9001, 1}}) {
+      for (const auto& [rows, cols, to_gap, from_gap] : kShapes) {
         const Host from = random(rows, cols, dtype(), 1), before = random(rows, cols, other, 2);
-        const View to = upload(before, other, gap);
-        run(stream(), op::Convert{.to = to, .from = upload(from, dtype(), gap), .add = add});
+        const View to = upload(before, other, to_gap);
+        run(stream(), op::Convert{.to = to, .from = upload(from, dtype(), from_gap), .add = add});
         Host expected(rows, cols);
         for (std::size_t i = 0; i < from.values.size(); ++i) {
           const double sum = from.values[i] + (add ? before.values[i] : 0);
