@@ -1,6 +1,7 @@
 #include "core/utf8.h"
 
 #include <cstdint>
+#include <cstring>
 
 namespace samba {
 namespace {
@@ -34,6 +35,31 @@ char32_t next_code_point(std::string_view text, std::size_t& at) {
     ++at;
   }
   return code;
+}
+
+std::size_t utf8_length(std::string_view text) {
+  if (text.empty()) return 0;
+  std::size_t at = 0;
+  const bool replaced = next_code_point(text, at) == kReplacement;
+  return replaced && !text.starts_with("\ufffd") ? 0 : at;
+}
+
+std::size_t first_invalid_utf8(std::string_view text) {
+  std::size_t i = 0;
+  while (i < text.size()) {
+    std::uint64_t eight;
+    if (i + sizeof eight <= text.size()) {
+      std::memcpy(&eight, text.data() + i, sizeof eight);
+      if ((eight & 0x8080808080808080u) == 0) {
+        i += sizeof eight;
+        continue;
+      }
+    }
+    const std::size_t length = utf8_length(text.substr(i));
+    if (length == 0) return i;
+    i += length;
+  }
+  return std::string_view::npos;
 }
 
 void append_utf8(std::string& text, char32_t code) {
