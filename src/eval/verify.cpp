@@ -102,8 +102,8 @@ class Verifier {
   void compare(const std::string& name, ConstView actual, double bound, double small_bound = 0) {
     const std::vector<Index>& shape = stored_.shape(name);
     if (count_of(shape) != actual.rows * actual.cols)
-      fail(stored_.path(), ": ", name, ": expected ", actual.rows * actual.cols, " elements, found ",
-           text_of_shape(shape));
+      fail(stored_.path(), ": ", name, ": expected ", actual.rows * actual.cols,
+           " elements, found ", text_of_shape(shape));
     Matrix expected(stream_, actual.dtype, actual.rows, actual.cols);
     stored_.read(name, expected);
     const auto [error, rms] = relative_error(actual, expected);
@@ -145,7 +145,8 @@ class Verifier {
     for (Index s = 0; s < sequences_; ++s) {
       spans.push_back({s * length_, length_, 0, -1});
       std::copy_n(tokens_.row<std::int32_t>(s), length_, inputs.row<std::int32_t>(s * length_));
-      std::copy_n(tokens_.row<std::int32_t>(s) + 1, length_, targets.row<std::int32_t>(s * length_));
+      std::copy_n(tokens_.row<std::int32_t>(s) + 1, length_,
+                  targets.row<std::int32_t>(s * length_));
     }
     Pass pass{stream_, batch_of(spans), nullptr, true};
     model_->loss_and_gradient(pass, inputs, targets, 1 / static_cast<double>(n));
@@ -178,7 +179,8 @@ class Verifier {
       differ += best != ids.row<std::int32_t>(0)[i];
     }
     result_.rows.push_back(
-        {"greedy", static_cast<double>(differ) / static_cast<double>(std::max<Index>(compared, 1)), 0});
+        {"greedy", static_cast<double>(differ) / static_cast<double>(std::max<Index>(compared, 1)),
+         0});
   }
 
   const ModelSource& source_;
