@@ -29,6 +29,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  /// The units in all, once they are known.
+  void set_total(double total) { options_.total = total; }
   /// `done` units of the total are done; `extra` is shown behind the numbers, e.g. "loss 3.412".
   /// Cheap enough for every unit.
   void update(double done, std::string_view extra = {});

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "kernels/causal_conv1d.h"
+#include "kernels/elementwise.h"
 #include "kernels/run.h"
 #include "kernels/selective_scan.h"
 
@@ -95,8 +96,7 @@ void Mamba::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
 
   Matrix duz(stream, x.dtype, x.rows, 2 * inner_), drbc(stream, x.dtype, x.rows, s.rbc.cols());
   Matrix ddt(stream, x.dtype, x.rows, inner_);
-  // u reaches the loss through the scan and through r, B and C: both gradients meet in f32.
-  Matrix du(stream, exact_of(x.dtype), x.rows, inner_);
+  Matrix du(stream, x.dtype, x.rows, inner_);
   const Parts d = parts(duz, drbc);
   run(stream, op::SelectiveScanBackward{.du = du,
                                         .ddt = ddt,
@@ -118,7 +118,11 @@ void Mamba::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
                                         .h = s.h,
                                         .batch = pass.batch});
   dt_.backward(pass, p.r, ddt, d.r);
-  x_.backward(pass, s.u, drbc, du, /*add=*/true);
+  // u reaches the loss through the scan and through r, B and C: both gradients meet in f32.
+  Matrix sum(stream, exact_of(x.dtype), x.rows, inner_);
+  run(stream, op::Convert{.to = sum, .from = du});
+  x_.backward(pass, s.u, drbc, sum, /*add=*/true);
+  run(stream, op::Convert{.to = du, .from = sum});
   run(stream, op::CausalConv1dBackward{.dx = d.u,
                                        .dw = conv_w_.grad,
                                        .dbias = conv_bias_ ? conv_bias_->grad.view() : View{},

@@ -174,7 +174,7 @@ TEST_P(Contract, TwiceIsTheSame) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layers, Contract, testing::ValuesIn(cases()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& i) { return i.param.name; });
 
 }  // namespace
 }  // namespace samba::test

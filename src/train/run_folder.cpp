@@ -1,0 +1,144 @@
+#include "train/run_folder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "model/safetensors.h"
+
+namespace samba {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPartial = ".partial";
+
+fs::path last_file(const std::string& folder) { return fs::path(folder) / "last.json"; }
+
+std::string checkpoint_name(Index step) {
+  char name[32];
+  std::snprintf(name, sizeof(name), "step-%08lld", static_cast<long long>(step));
+  return name;
+}
+
+void remove_folder(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) fail(path.string(), ": cannot remove: ", error.message());
+}
+
+/// Names of finished checkpoints, oldest first.
+std::vector<std::string> checkpoints(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind("step-", 0) == 0 && entry.path().extension() != kPartial) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void write_weights(const Trainer& trainer, const fs::path& folder) {
+  SafetensorsWriter weights, moments;
+  weights.metadata("format", "pt");
+  for (const Optimizer::Slot& slot : trainer.optimizer().slots()) {
+    const std::string& name = slot.parameter->name;
+    weights.add(name, slot.weights());
+    moments.add("m." + name, slot.m);
+    moments.add("v." + name, slot.v);
+  }
+  weights.write((folder / "model.safetensors").string());
+  moments.write((folder / "optimizer.safetensors").string());
+}
+
+}  // namespace
+
+RunFolder::RunFolder(std::string path, Index keep) : path_(std::move(path)), keep_(keep) {
+  if (keep < 1) fail("keep: expected at least 1, found ", keep);
+}
+
+bool RunFolder::has_checkpoint() const {
+  std::error_code ignored;
+  return fs::exists(last_file(path_), ignored);
+}
+
+std::string RunFolder::last() const {
+  const Json document = read_json(last_file(path_).string());
+  if (!document.is_object() || !document.contains("last") || !document.at("last").is_string())
+    fail(last_file(path_).string(), ": expected {\"last\": CHECKPOINT}");
+  return (fs::path(path_) / document.at("last").get<std::string>()).string();
+}
+
+void RunFolder::clean() const {
+  std::vector<fs::path> partial;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_))
+    if (entry.path().extension() == kPartial) partial.push_back(entry.path());
+  for (const fs::path& path : partial) remove_folder(path);
+}
+
+void RunFolder::save(const Trainer& trainer, const Json& run, const std::string& tokenizer_bytes,
+                     std::optional<double> validation_loss) {
+  const std::string name = checkpoint_name(trainer.steps_done());
+  const fs::path target = fs::path(path_) / name, partial = target.string() + kPartial;
+  remove_folder(partial);
+  make_folder(partial.string());
+  Json config = json_of(trainer.model().config());
+  config["train"] = run;
+  write_json((partial / "config.json").string(), config);
+  write_weights(trainer, partial);
+  if (!tokenizer_bytes.empty()) write_text((partial / "tokenizer.model").string(), tokenizer_bytes);
+  const Model& model = trainer.model();
+  write_json((partial / "trainer.json").string(),
+             {{"step", trainer.steps_done()},
+              {"tokens", trainer.tokens_done()},
+              {"dtype", name_of(model.dtype())},
+              {"threads", model.stream().threads()},
+              {"tier", name_of(model.stream().tier())},
+              {"version", SAMBA_VERSION}});
+  remove_folder(target);  // a run that was resumed before this step writes it anew
+  fs::rename(partial, target);
+  sync_folder(path_);
+
+  Json last = {{"last", name}};
+  double best = INFINITY;
+  if (has_checkpoint()) {
+    const Json before = read_json(last_file(path_).string());
+    if (before.contains("best") && fs::exists(fs::path(path_) / before["best"].get<std::string>())) {
+      last["best"] = before["best"];
+      last["best_loss"] = before["best_loss"];
+      best = before["best_loss"].get<double>();
+    }
+  }
+  if (validation_loss && *validation_loss < best) {
+    last["best"] = name;
+    last["best_loss"] = *validation_loss;
+  }
+  write_json(last_file(path_).string(), last);
+
+  const std::vector<std::string> all = checkpoints(path_);
+  for (std::size_t i = 0; i + static_cast<std::size_t>(keep_) < all.size(); ++i)
+    if (!last.contains("best") || last["best"] != all[i]) remove_folder(fs::path(path_) / all[i]);
+}
+
+void load_checkpoint(const std::string& checkpoint, Trainer& trainer) {
+  const fs::path folder(checkpoint);
+  const TensorFile weights = open_safetensors((folder / "model.safetensors").string());
+  const TensorFile moments = open_safetensors((folder / "optimizer.safetensors").string());
+  for (Optimizer::Slot& slot : trainer.optimizer().slots()) {
+    const std::string& name = slot.parameter->name;
+    weights.read(name, slot.weights());
+    moments.read("m." + name, slot.m);
+    moments.read("v." + name, slot.v);
+  }
+  const std::string path = (folder / "trainer.json").string();
+  const Json state = read_json(path);
+  if (!state.is_object() || !state.contains("step") || !state["step"].is_number_integer() ||
+      state["step"].get<Index>() < 0)
+    fail(path, ": expected a key \"step\" with a whole number");
+  trainer.restore(state["step"].get<Index>());
+}
+
+}  // namespace samba

@@ -1,0 +1,121 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace samba {
+namespace {
+
+void expect(bool good, const char* key, const char* expected, double found) {
+  if (!good) fail("train: ", key, ": expected ", expected, ", found ", found);
+}
+
+bool all_finite(ConstView v) {
+  for (Index r = 0; r < v.rows; ++r)
+    for (Index c = 0; c < v.cols; ++c) {
+      const double value = v.dtype == DType::f64   ? v.row<double>(r)[c]
+                           : v.dtype == DType::f32 ? v.row<float>(r)[c]
+                                                   : static_cast<float>(v.row<Bf16>(r)[c]);
+      if (!std::isfinite(value)) return false;
+    }
+  return true;
+}
+
+}  // namespace
+
+void complete(TrainConfig& c, const ModelConfig& model) {
+  if (c.length == 0) c.length = model.context;
+  if (c.micro_batch == 0) c.micro_batch = c.batch;
+  if (c.min_lr < 0) c.min_lr = c.lr / 10;
+  expect(c.steps >= 1, "steps", "at least 1", static_cast<double>(c.steps));
+  expect(c.batch >= 1, "batch", "at least 1", static_cast<double>(c.batch));
+  expect(c.length >= 1, "length", "at least 1", static_cast<double>(c.length));
+  expect(c.micro_batch >= 1 && c.batch % c.micro_batch == 0, "micro_batch", "a divisor of batch",
+         static_cast<double>(c.micro_batch));
+  expect(c.lr >= 0, "lr", "0 or more", c.lr);
+  expect(c.min_lr <= c.lr, "min_lr", "at most lr", c.min_lr);
+  expect(c.warmup >= 0 && c.warmup < 1, "warmup", "0 or more and less than 1", c.warmup);
+  expect(c.clip >= 0, "clip", "0 or more", c.clip);
+  if (c.schedule != "tokens" && c.schedule != "paper")
+    fail("train: schedule: expected tokens or paper, found \"", c.schedule, "\"");
+  if (c.order != "shuffled" && c.order != "paper")
+    fail("train: order: expected shuffled or paper, found \"", c.order, "\"");
+}
+
+Trainer::Trainer(Model& model, const TokenStream& data, const TrainConfig& config, std::int32_t eos)
+    : model_(model), data_(data), config_(config), eos_(eos), optimizer_(model, config.optimizer) {
+  model_.set_recompute(config_.recompute);
+}
+
+double Trainer::lr_after(Index steps) const {
+  Schedule s{config_.lr, config_.min_lr, 0, 0};
+  if (config_.schedule == "tokens") {
+    // The share of the run that is over when the step is: no step has rate 0.
+    s.total = static_cast<double>(config_.steps);
+    s.warmup = config_.warmup * s.total;
+    return s.at(static_cast<double>(steps + 1));
+  }
+  // The authors count passes and look at the counter before the step's last pass.
+  const Index passes = config_.batch / config_.micro_batch;
+  s.total = static_cast<double>(config_.steps * passes);
+  s.warmup = std::floor(config_.warmup * s.total);
+  return s.at(static_cast<double>(steps * passes + passes - 1));
+}
+
+double Trainer::accumulate(Index first, Index count) {
+  const Index length = config_.length, n = count * length;
+  std::vector<std::int32_t> window(static_cast<std::size_t>(length + 1));
+  Matrix tokens(model_.stream(), DType::i32, n, 1), targets(model_.stream(), DType::i32, n, 1);
+  std::vector<Span> spans;
+  for (Index i = 0; i < count; ++i) {
+    data_.read(static_cast<std::uint64_t>(steps_ * config_.batch + first + i), window);
+    std::copy_n(window.begin(), length, tokens.row<std::int32_t>(i * length));
+    std::copy_n(window.begin() + 1, length, targets.row<std::int32_t>(i * length));
+    std::vector<Index> starts{0};
+    if (config_.reset_documents)
+      for (const Index start : document_starts(std::span(window).first(static_cast<std::size_t>(length)), eos_))
+        starts.push_back(start);
+    starts.push_back(length);
+    for (std::size_t k = 0; k + 1 < starts.size(); ++k) {
+      spans.push_back({i * length + starts[k], starts[k + 1] - starts[k], 0, -1});
+      flops_ += 3 * model_.flops(0, spans.back().length);
+    }
+  }
+  Pass pass{model_.stream(), batch_of(spans), nullptr, true};
+  const double scale = 1 / static_cast<double>(config_.batch * length);
+  return model_.loss_and_gradient(pass, tokens, targets, scale);
+}
+
+Trainer::Report Trainer::step() {
+  Report report{0, 0, lr_after(steps_), config_.batch * config_.length, 0};
+  model_.zero_gradients();
+  flops_ = 0;
+  for (Index first = 0; first < config_.batch; first += config_.micro_batch)
+    report.loss += accumulate(first, config_.micro_batch);
+  report.loss /= static_cast<double>(report.tokens);
+  report.flops = flops_;
+  report.gradient_norm = optimizer_.gradient_norm();
+  if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm))
+    fail("train: step ", steps_ + 1, ": loss ", report.loss, ", gradient norm ", report.gradient_norm,
+         "; the first tensor that is not finite: ", first_bad_tensor());
+  ++steps_;
+  optimizer_.step(report.lr, config_.clip, report.gradient_norm, steps_);
+  return report;
+}
+
+std::string Trainer::first_bad_tensor() const {
+  for (const Parameter& p : model_.parameters())
+    if (!all_finite(p.value)) return p.name + " (weight)";
+  for (const Parameter& p : model_.parameters())
+    if (!all_finite(p.grad)) return p.name + " (gradient)";
+  return "none; an activation overflowed";
+}
+
+void Trainer::restore(Index steps) {
+  steps_ = steps;
+  optimizer_.publish();
+}
+
+}  // namespace samba

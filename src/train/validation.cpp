@@ -1,0 +1,54 @@
+#include "train/validation.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace samba {
+namespace {
+
+constexpr Index kChunk = 2048;  // tokens of a pass: matrices are then large enough to be fast
+
+}  // namespace
+
+std::vector<LengthLoss> validate(Model& model, const TokenWindows& windows,
+                                 const std::vector<Index>& lengths, Index most,
+                                 const std::function<void(Index)>& progress) {
+  const Index longest = windows.length() - 1;
+  if (lengths.empty() || !std::is_sorted(lengths.begin(), lengths.end()) || lengths.front() < 1 ||
+      lengths.back() > longest)
+    fail("validate: expected rising lengths from 1 to ", longest);
+  Stream& stream = model.stream();
+  const DType exact = exact_of(model.dtype());
+  std::vector<double> sums(lengths.size(), 0.0), losses(static_cast<std::size_t>(longest));
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(longest + 1));
+  States states = model.make_states(1, longest);
+  const Index count = std::min(windows.count(), most);
+  for (Index w = 0; w < count; ++w) {
+    windows.read(w, ids);
+    for (Index first = 0; first < longest; first += kChunk) {
+      const Index n = std::min(kChunk, longest - first);
+      const std::vector<Span> spans{{0, n, first, 0}};
+      Pass pass{stream, batch_of(spans), &states, false};
+      const auto view = [&](Index from) {
+        return View{reinterpret_cast<std::byte*>(ids.data() + from), n, 1, 1, DType::i32};
+      };
+      Matrix each(stream, exact, n, 1);
+      model.loss(pass, view(first), view(first + 1), each);
+      copy(View{reinterpret_cast<std::byte*>(losses.data() + first), n, 1, 1, DType::f64}, each);
+    }
+    double sum = 0;
+    std::size_t k = 0;
+    for (Index i = 0; i < longest && k < lengths.size(); ++i) {
+      sum += losses[static_cast<std::size_t>(i)];
+      for (; k < lengths.size() && lengths[k] == i + 1; ++k) sums[k] += sum / static_cast<double>(i + 1);
+    }
+    if (progress) progress(w + 1);
+  }
+  std::vector<LengthLoss> result;
+  for (std::size_t k = 0; k < lengths.size(); ++k)
+    result.push_back({lengths[k], sums[k] / static_cast<double>(count)});
+  return result;
+}
+
+}  // namespace samba
