@@ -1,3 +1,6 @@
+#include <omp.h>
+
+#include <algorithm>
 #include <cmath>
 
 #include "core/rng.h"
@@ -29,11 +32,14 @@ void initialise(Model& model, std::uint64_t seed) {
   std::uint32_t number = 0;
   for (Parameter& p : model.parameters()) {
     const Rng rng{seed, number++};
-    Matrix drawn(model.stream(), DType::f64, 1, p.cols);
+    const int threads = model.stream().threads();
+    Matrix drawn(model.stream(), DType::f64, threads, p.cols);
+#pragma omp parallel for num_threads(threads)
     for (Index r = 0; r < p.rows; ++r) {
+      const View row = drawn.view().block(omp_get_thread_num(), 1);
       for (Index c = 0; c < p.cols; ++c)
-        drawn.row<double>(0)[c] = draw(p.init, rng, c, static_cast<std::uint64_t>(r * p.cols + c));
-      copy(p.value.view().block(r, 1), drawn);
+        row.row<double>(0)[c] = draw(p.init, rng, c, static_cast<std::uint64_t>(r * p.cols + c));
+      copy(p.value.view().block(r, 1), row);
     }
   }
 }
