@@ -12,6 +12,7 @@
 #include "core/table.h"
 #include "kernels/probe.h"
 #include "model/folder.h"
+#include "train/optimizer.h"
 
 namespace samba {
 namespace {
@@ -29,7 +30,7 @@ struct Options {
     f("prompt", prompt, "tokens of the prompt, or of a training sequence");
     f("decode", decode, "tokens to generate after it");
     f("sequences", sequences, "sequences at once");
-    f("train", train, "time training passes, forward and backward, instead");
+    f("train", train, "time training steps instead: forward, backward, clipping, AdamW");
     f("rounds", rounds, "repetitions; the best counts");
     f("profile", profile, "print the time spent in each kernel");
     common.fields(f);
@@ -137,17 +138,20 @@ class Workload {
     const Index length = options_.prompt;
     double best = std::numeric_limits<double>::infinity(), peak = 0;
     const std::vector<Span> all = spans(length, 0, false);
+    Optimizer optimizer(model_, {});
     for (Index round = 0; round < options_.rounds; ++round) {
       peak = std::max(peak, gemm_flops(model_.stream(), model_.dtype()));
       Pass pass{model_.stream(), batch_of(all), nullptr, true};
       const Matrix ids = tokens(pass.batch.tokens), targets = tokens(pass.batch.tokens);
       best = std::min(best, timed([&] {
                         model_.zero_gradients();
-                        model_.loss_and_gradient(pass, ids, targets, 1e-3);
+                        const double scale = 1 / static_cast<double>(pass.batch.tokens);
+                        model_.loss_and_gradient(pass, ids, targets, scale);
+                        optimizer.step(1e-4, 1, optimizer.gradient_norm(), round + 1);
                       }));
     }
     const double sequences = static_cast<double>(options_.sequences);
-    return {"training pass of " + std::to_string(length), sequences * static_cast<double>(length), best,
+    return {"training step of " + std::to_string(length), sequences * static_cast<double>(length), best,
             3 * sequences * model_.flops(0, length) / best / peak, "GEMM " + human_count(peak) + " FLOP/s"};
   }
 

@@ -194,8 +194,8 @@ void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
 }
 
 void Model::zero_gradients() {
-  for (Parameter& p : parameters_)
-    std::fill_n(p.grad.view().data, static_cast<std::size_t>(p.grad.bytes()), std::byte{0});
+#pragma omp parallel for schedule(dynamic) num_threads(stream_.threads())
+  for (std::size_t i = 0; i < parameters_.size(); ++i) fill(parameters_[i].grad, 0);
 }
 
 Index Model::parameter_count() const {
@@ -209,7 +209,7 @@ States Model::make_states(Index slots, Index context) const {
   for (const StateShape& shape : state_shapes_) {
     states.emplace_back(stream_, shape.dtype, slots,
                         shape.per_token ? shape.width * context : shape.width);
-    std::fill_n(states.back().view().data, static_cast<std::size_t>(states.back().bytes()), std::byte{0});
+    fill(states.back(), 0);
   }
   return states;
 }
