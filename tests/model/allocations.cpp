@@ -23,6 +23,15 @@ void* operator new(std::size_t bytes) {
   return memory;
 }
 
+// Every form that the default delete may meet must be ours: sanitizers check the pairs.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(bytes);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 void operator delete(void* memory) noexcept {
   if (memory == nullptr) return;
   held -= static_cast<long>(malloc_usable_size(memory));

@@ -10,9 +10,11 @@
 
 #include "model/allocations.h"
 #include "model/bytes.h"
+#include "model/pickle.h"
 #include "model/safetensors.h"
 #include "model/temporary_folder.h"
 #include "model/torch_archive.h"
+#include "model/zip.h"
 
 namespace samba::test {
 namespace {
@@ -404,6 +406,31 @@ TEST_F(Pth, SurvivesDamagedBytes) {
   }
   EXPECT_GT(opened, 100);
   EXPECT_GT(refused, 300);
+}
+
+TEST(Pickle, SurvivesDamageWithoutReadingBeyondItsEnd) {
+  const std::string whole = read_bytes(kCheckpoint);
+  std::string_view pickle;
+  for (const ZipEntry& entry : read_stored_zip(std::as_bytes(std::span(whole)), kCheckpoint))
+    if (entry.name.ends_with("data.pkl"))
+      pickle = {reinterpret_cast<const char*>(entry.bytes.data()), entry.bytes.size()};
+  ASSERT_FALSE(pickle.empty());
+  std::mt19937 generator(2);
+  int opened = 0;
+  for (int i = 0; i < 20000; ++i) {
+    // On the heap and of just this size, so that the address sanitizer sees where it ends.
+    std::vector<char> damaged(pickle.begin(), pickle.end());
+    if (i % 4 == 0) damaged.resize(generator() % pickle.size());
+    for (int k = 0; k <= i % 8 && !damaged.empty(); ++k)
+      damaged[generator() % damaged.size()] =
+          i % 3 == 0 ? pickle[generator() % pickle.size()] : static_cast<char>(generator() % 256);
+    const Allocations allocations;
+    const std::string error =
+        error_of([&] { read_pickled_tensors(std::as_bytes(std::span(damaged)), "x"); });
+    ASSERT_LT(allocations.peak(), 60 * pickle.size()) << "round " << i;
+    opened += error.empty();
+  }
+  EXPECT_GT(opened, 100);
 }
 
 class ModelTensors : public testing::Test {
