@@ -17,7 +17,7 @@ namespace samba::op {
 struct SelectiveScan {
   static constexpr const char* kName = "selective_scan";
   /// Backward keeps the state at the start of each chunk of so many tokens and recomputes inside.
-  static constexpr Index kChunk = 32;
+  static constexpr Index kChunk = 64;
 
   View y;             ///< [N, E] out
   ConstView u;        ///< [N, E]

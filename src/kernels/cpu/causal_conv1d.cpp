@@ -47,24 +47,40 @@ void load_taps(ConstView w, Index e0, Row<R>* to) {
 template <class T>
 void load_rows(ConstView x, Index first, Index count, Index e0, Row<Exact<T>>* to) {
   using L = Lanes<Exact<T>>;
-  for (Index t = 0; t < count; ++t)
-    for (Index i = 0; i < kTile; i += L::kCount)
-      load_channels(x.row<T>(first + t), e0 + i, x.cols).store(to[t] + i);
-}
-
-/// bias + sum over the taps, of the lanes from channel i on; rows[0] is what the first tap sees.
-template <class R>
-[[gnu::always_inline]] inline Lanes<R> convolve(const Row<R>* w, Index taps, const Row<R>* rows,
-                                                Index i, Lanes<R> bias) {
-  Lanes<R> sum = bias;
-  for (Index j = 0; j < taps; ++j)
-    sum = Lanes<R>::load(w[j] + i) * Lanes<R>::load(rows[j] + i) + sum;
-  return sum;
+  for (Index i = 0; i < kTile; i += L::kCount) {
+    const auto column = column_of<T>(x, first, e0 + i);
+    for (Index t = 0; t < count; ++t) column.load(t).store(to[t] + i);
+  }
 }
 
 template <class R>
-Lanes<R> load_bias(ConstView bias, Index e, Index channels) {
-  return bias.empty() ? Lanes<R>::all(0) : load_channels(bias.row<R>(0), e, channels);
+Lanes<R> load_bias(ConstView bias, Index e) {
+  return bias.empty() ? Lanes<R>::all(0) : load_parameter<R>(bias, e);
+}
+
+/// Calls f(t, bias + sum over the taps) for the lanes from channel i on of each of `length` rows;
+/// rows[0] is what the first tap sees for the first of them.
+template <class R, class F>
+[[gnu::always_inline]] inline void convolve(const Row<R>* w, Index taps, const Row<R>* rows,
+                                            Index i, Lanes<R> bias, Index length, F&& f) {
+  using L = Lanes<R>;
+  if (taps == 4) {
+    // The usual number: the weights stay in registers.
+    const L w0 = L::load(w[0] + i), w1 = L::load(w[1] + i), w2 = L::load(w[2] + i);
+    const L w3 = L::load(w[3] + i);
+    L x0 = L::load(rows[0] + i), x1 = L::load(rows[1] + i), x2 = L::load(rows[2] + i);
+    for (Index t = 0; t < length; ++t) {
+      const L x3 = L::load(rows[t + 3] + i);
+      f(t, w3 * x3 + (w2 * x2 + (w1 * x1 + (w0 * x0 + bias))));
+      x0 = x1, x1 = x2, x2 = x3;
+    }
+    return;
+  }
+  for (Index t = 0; t < length; ++t) {
+    L sum = bias;
+    for (Index j = 0; j < taps; ++j) sum = L::load(w[j] + i) * L::load(rows[t + j] + i) + sum;
+    f(t, sum);
+  }
 }
 
 /// Spans first .. last - 1 of the tile from channel e0 on.
@@ -86,11 +102,9 @@ void convolve_tile(const op::CausalConv1d& op, Index first, Index last, Index e0
       const Index row = span.first + start, length = std::min(kChunk, span.length - start);
       load_rows<T>(op.x, row, length, e0, s.x + taps - 1);
       for (Index i = 0; i < kTile; i += L::kCount) {
-        const L bias = load_bias<R>(op.bias, e0 + i, channels);
-        for (Index t = 0; t < length; ++t) {
-          const L sum = convolve(s.w, taps, s.x + t, i, bias);
-          store_channels(op.y.row<T>(row + t), e0 + i, channels, sum * sigmoid(sum));
-        }
+        const auto y = column_to<T>(op.y, row, e0 + i);
+        convolve(s.w, taps, s.x, i, load_bias<R>(op.bias, e0 + i), length,
+                 [&](Index t, L sum) { y.store(t, sum * sigmoid(sum)); });
       }
       std::copy_n(s.x[length], (taps - 1) * kTile, s.x[0]);
     }
@@ -106,17 +120,16 @@ void gradient_of_sums(const op::CausalConv1dBackward& op, Index row, Index lengt
                       const Scratch<Exact<T>>& s) {
   using R = Exact<T>;
   using L = Lanes<R>;
-  const Index taps = op.w.cols, channels = op.dy.cols;
+  const Index taps = op.w.cols;
   for (Index i = 0; i < kTile; i += L::kCount) {
-    const L bias = load_bias<R>(op.bias, e0 + i, channels);
+    const auto dy = column_of<T>(op.dy, row, e0 + i);
+    const L one = L::all(1);
     L dbias = L::load(s.dw[taps] + i);
-    for (Index t = 0; t < length; ++t) {
-      const L sum = convolve(s.w, taps, s.x + t, i, bias), gate = sigmoid(sum), one = L::all(1);
-      const L dy = load_channels(op.dy.row<T>(row + t), e0 + i, channels);
-      const L g = dy * (gate * (one + sum * (one - gate)));
+    convolve(s.w, taps, s.x, i, load_bias<R>(op.bias, e0 + i), length, [&](Index t, L sum) {
+      const L gate = sigmoid(sum), g = dy.load(t) * (gate * (one + sum * (one - gate)));
       g.store(s.g[t] + i);
       dbias = dbias + g;
-    }
+    });
     dbias.store(s.dw[taps] + i);
     for (Index j = 0; j < taps; ++j) {
       L dw = L::all(0);
@@ -131,7 +144,7 @@ void backward_span(const op::CausalConv1dBackward& op, const Span& span, Index e
                    const Scratch<Exact<T>>& s) {
   using R = Exact<T>;
   using L = Lanes<R>;
-  const Index taps = op.w.cols, channels = op.dy.cols;
+  const Index taps = op.w.cols;
   // From the last chunk to the first: dx needs the gradients of taps - 1 later rows.
   std::fill_n(s.g[0], (taps - 1) * kTile, R{0});
   for (Index start = (span.length - 1) / kChunk * kChunk; start >= 0; start -= kChunk) {
@@ -141,13 +154,15 @@ void backward_span(const op::CausalConv1dBackward& op, const Span& span, Index e
     load_rows<T>(op.x, row - reach, reach + length, e0, s.x + taps - 1 - reach);
     std::copy_backward(s.g[0], s.g[taps - 1], s.g[length + taps - 1]);
     gradient_of_sums<T>(op, row, length, e0, s);
-    for (Index t = 0; t < length; ++t)
-      for (Index i = 0; i < kTile; i += L::kCount) {
-        L dx = L::all(0);
+    for (Index i = 0; i < kTile; i += L::kCount) {
+      const auto dx = column_to<T>(op.dx, row, e0 + i);
+      for (Index t = 0; t < length; ++t) {
+        L sum = L::all(0);
         for (Index j = 0; j < taps; ++j)
-          dx = L::load(s.w[j] + i) * L::load(s.g[t + taps - 1 - j] + i) + dx;
-        store_channels(op.dx.row<T>(row + t), e0 + i, channels, dx);
+          sum = L::load(s.w[j] + i) * L::load(s.g[t + taps - 1 - j] + i) + sum;
+        dx.store(t, sum);
       }
+    }
   }
 }
 

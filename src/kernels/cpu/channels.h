@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cpu/simd_math.h"
 #include "kernels/cpu/tier.h"
 
@@ -8,21 +10,54 @@
 namespace samba {
 namespace {
 
-/// Reads the lanes of channel `e` on, as zeros from `channels` on.
+/// The lanes of a row from p on, of which `left` channels exist; zeros beyond them.
 template <class T>
-[[gnu::always_inline]] inline Lanes<Exact<T>> load_channels(const T* row, Index e, Index channels) {
+[[gnu::always_inline]] inline Lanes<Exact<T>> load_left(const T* p, Index left) {
   using L = Lanes<Exact<T>>;
-  return channels - e >= L::kCount ? L::load(row + e) : L::load_first(row + e, channels - e);
+  return left >= L::kCount ? L::load(p) : L::load_first(p, left);
 }
 
-/// Writes them, none from `channels` on.
+/// Writes the channels that exist.
 template <class T>
-[[gnu::always_inline]] inline void store_channels(T* row, Index e, Index channels,
-                                                  Lanes<Exact<T>> x) {
-  if (channels - e >= Lanes<Exact<T>>::kCount)
-    x.store(row + e);
+[[gnu::always_inline]] inline void store_left(T* p, Index left, Lanes<Exact<T>> x) {
+  if (left >= Lanes<Exact<T>>::kCount)
+    x.store(p);
   else
-    x.store_first(row + e, channels - e);
+    x.store_first(p, left);
+}
+
+/// One register's column of a matrix: the lanes from channel e on of one row after the other.
+/// Kept apart from its view, it stays in registers of the machine while other rows are written.
+template <class T>
+struct Column {
+  T* p;
+  Index stride;
+  Index left;
+
+  using Element = std::remove_const_t<T>;
+
+  [[gnu::always_inline]] Lanes<Exact<Element>> load(Index t) const {
+    return load_left(p + t * stride, left);
+  }
+  [[gnu::always_inline]] void store(Index t, Lanes<Exact<Element>> x) const {
+    store_left(p + t * stride, left, x);
+  }
+};
+
+/// The column from row `first` and channel e on.
+template <class T>
+[[gnu::always_inline]] inline Column<const T> column_of(ConstView x, Index first, Index e) {
+  return {x.row<T>(first) + e, x.stride, x.cols - e};
+}
+template <class T>
+[[gnu::always_inline]] inline Column<T> column_to(View x, Index first, Index e) {
+  return {x.row<T>(first) + e, x.stride, x.cols - e};
+}
+
+/// The lanes from channel e on of a matrix of one row.
+template <class R>
+[[gnu::always_inline]] inline Lanes<R> load_parameter(ConstView x, Index e) {
+  return load_left(x.row<R>(0) + e, x.cols - e);
 }
 
 }  // namespace

@@ -29,39 +29,40 @@ struct Scratch {
   }
 };
 
-/// delta = softplus(dt + dt_bias), input = delta u, and zeros in y.
+/// delta = softplus(dt + dt_bias), input = delta u.
 template <class T>
 void prepare(const op::SelectiveScan& op, Index first, Index length, Index e0,
              const Scratch<Exact<T>>& s) {
   using L = Lanes<Exact<T>>;
-  const Index channels = op.y.cols;
-  for (Index t = 0; t < length; ++t) {
-    for (Index i = 0; i < kTile; i += L::kCount) {
-      const L bias = load_channels(op.dt_bias.row<Exact<T>>(0), e0 + i, channels);
-      const L delta = softplus(load_channels(op.dt.row<T>(first + t), e0 + i, channels) + bias);
+  for (Index i = 0; i < kTile; i += L::kCount) {
+    const L bias = load_parameter<Exact<T>>(op.dt_bias, e0 + i);
+    const auto dt = column_of<T>(op.dt, first, e0 + i), u = column_of<T>(op.u, first, e0 + i);
+    for (Index t = 0; t < length; ++t) {
+      const L delta = softplus(dt.load(t) + bias);
       delta.store(s.delta[t] + i);
-      (delta * load_channels(op.u.row<T>(first + t), e0 + i, channels)).store(s.input[t] + i);
-      L::all(0).store(s.y[t] + i);
+      (delta * u.load(t)).store(s.input[t] + i);
     }
   }
 }
 
 /// Moves states n0 .. n0 + kStates - 1 of the lanes from channel i on through the chunk and adds
-/// what they give to y.
-template <Index kStates, class R>
-void recur(const Scratch<R>& s, Index states, Index n0, Index i, Index length) {
+/// what they give to y, which the first states begin. Calls ahead(i, t) at each token t.
+template <Index kStates, class R, class F>
+void recur(const Scratch<R>& s, Index states, Index n0, Index i, Index length, F&& ahead) {
   using L = Lanes<R>;
+  const R* a = s.a[n0] + i;
+  const R* b = s.b + n0;
+  const R* c = s.c + n0;
   L h[kStates];
   for (Index n = 0; n < kStates; ++n) h[n] = L::load(s.h[n0 + n] + i);
-  for (Index t = 0; t < length; ++t) {
+  for (Index t = 0; t < length; ++t, b += states, c += states) {
+    ahead(i, t);
     const L delta = L::load(s.delta[t] + i), input = L::load(s.input[t] + i);
-    const R* b = s.b + t * states + n0;
-    const R* c = s.c + t * states + n0;
     // Two sums: one alone would be a chain of additions as long as the rest of the step.
-    L even = L::load(s.y[t] + i), odd = L::all(0);
+    L even = n0 == 0 ? L::all(0) : L::load(s.y[t] + i), odd = L::all(0);
 #pragma GCC unroll 16
     for (Index n = 0; n < kStates; ++n) {
-      h[n] = exp2(delta * L::load(s.a[n0 + n] + i)) * h[n] + input * L::all(b[n]);
+      h[n] = exp2(delta * L::load(a + n * kTile)) * h[n] + input * L::all(b[n]);
       L& y = n % 2 == 0 ? even : odd;
       y = h[n] * L::all(c[n]) + y;
     }
@@ -70,13 +71,33 @@ void recur(const Scratch<R>& s, Index states, Index n0, Index i, Index length) {
   for (Index n = 0; n < kStates; ++n) h[n].store(s.h[n0 + n] + i);
 }
 
-template <class R>
-void recur(const Scratch<R>& s, Index states, Index length) {
+/// Asks for the rows of the next chunk, a few bytes at each token of this one: they lie too far
+/// apart for the machine to foresee.
+template <class T>
+struct Ahead {
+  const T* rows[4];
+  Index strides[4];
+
+  Ahead(const op::SelectiveScan& op, Index first, Index e0) {
+    const ConstView views[] = {op.dt, op.u, op.z.empty() ? op.u : op.z, op.y};
+    const bool exists = first + kChunk <= op.y.rows;
+    for (int k = 0; k < 4; ++k) {
+      rows[k] = views[k].row<T>(exists ? first : 0) + e0;
+      strides[k] = exists ? views[k].stride : 0;
+    }
+  }
+  [[gnu::always_inline]] void operator()(Index i, Index t) const {
+    for (int k = 0; k < 4; ++k) __builtin_prefetch(rows[k] + t * strides[k] + i);
+  }
+};
+
+template <class R, class F>
+void recur(const Scratch<R>& s, Index states, Index length, F&& ahead) {
   for (Index i = 0; i < kTile; i += Lanes<R>::kCount) {
     Index n = 0;
     for (; n + kStatesInRegisters <= states; n += kStatesInRegisters)
-      recur<kStatesInRegisters>(s, states, n, i, length);
-    for (; n < states; ++n) recur<1>(s, states, n, i, length);
+      recur<kStatesInRegisters>(s, states, n, i, length, ahead);
+    for (; n < states; ++n) recur<1>(s, states, n, i, length, [](Index, Index) {});
   }
 }
 
@@ -85,16 +106,15 @@ template <class T>
 void finish(const op::SelectiveScan& op, Index first, Index length, Index e0,
             const Scratch<Exact<T>>& s) {
   using L = Lanes<Exact<T>>;
-  const Index channels = op.y.cols;
-  for (Index t = 0; t < length; ++t) {
-    for (Index i = 0; i < kTile; i += L::kCount) {
-      const L d = load_channels(op.d.row<Exact<T>>(0), e0 + i, channels);
-      L y = L::load(s.y[t] + i) + d * load_channels(op.u.row<T>(first + t), e0 + i, channels);
-      if (!op.z.empty()) {
-        const L z = load_channels(op.z.row<T>(first + t), e0 + i, channels);
-        y = y * (z * sigmoid(z));
-      }
-      store_channels(op.y.row<T>(first + t), e0 + i, channels, y);
+  const bool gated = !op.z.empty();
+  for (Index i = 0; i < kTile; i += L::kCount) {
+    const L d = load_parameter<Exact<T>>(op.d, e0 + i);
+    const auto y = column_to<T>(op.y, first, e0 + i);
+    const auto u = column_of<T>(op.u, first, e0 + i);
+    const auto gate = column_of<T>(gated ? op.z : op.u, first, e0 + i);
+    for (Index t = 0; t < length; ++t) {
+      const L ungated = L::load(s.y[t] + i) + d * u.load(t), z = gate.load(t);
+      y.store(t, gated ? ungated * (z * sigmoid(z)) : ungated);
     }
   }
 }
@@ -121,7 +141,7 @@ void scan_tile(const op::SelectiveScan& op, Index first, Index last, Index e0,
       load_rows<T>(op.b, row, length, s.b);
       load_rows<T>(op.c, row, length, s.c);
       prepare<T>(op, row, length, e0, s);
-      recur(s, states, length);
+      recur(s, states, length, Ahead<T>(op, row + kChunk, e0));
       finish<T>(op, row, length, e0, s);
     }
     if (stateful) store_state(state_of(span), channels, states, e0, s.h);

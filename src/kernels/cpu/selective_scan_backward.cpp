@@ -25,6 +25,7 @@ struct Scratch {
   Row<R>* h;       ///< [S] the state before the chunk
   Row<R>* delta;   ///< [kChunk]
   Row<R>* input;   ///< [kChunk] delta u
+  Row<R>* gate;    ///< [kChunk] sigmoid(z)
   Row<R>* dsum;    ///< [kChunk] gradient of h c + d u
   Row<R>* y;       ///< [kChunk] h c
   Row<R>* ddecay;  ///< [kChunk] sum over states of d(delta a) a, in units of log2(e) A
@@ -38,12 +39,12 @@ struct Scratch {
 
   static constexpr Index kStep = kStates * kBlocks * Lanes<R>::kCount;
   static Index size(Index states) {
-    return (states + 6 * kChunk) * kTile + 2 * kChunk * (kStep + states * (1 + Lanes<R>::kCount));
+    return (states + 7 * kChunk) * kTile + 2 * kChunk * (kStep + states * (1 + Lanes<R>::kCount));
   }
   Scratch(R* memory, Index states) {
     h = reinterpret_cast<Row<R>*>(memory);
-    delta = h + states, input = delta + kChunk, dsum = input + kChunk, y = dsum + kChunk;
-    ddecay = y + kChunk, dinput = ddecay + kChunk;
+    delta = h + states, input = delta + kChunk, gate = input + kChunk, dsum = gate + kChunk;
+    y = dsum + kChunk, ddecay = y + kChunk, dinput = ddecay + kChunk;
     decays = reinterpret_cast<R*>(dinput + kChunk), after = decays + kChunk * kStep;
     db = after + kChunk * kStep, dc = db + kChunk * states * Lanes<R>::kCount;
     b = dc + kChunk * states * Lanes<R>::kCount, c = b + kChunk * states;
@@ -61,23 +62,18 @@ template <class T>
 void prepare(const op::SelectiveScanBackward& op, const Chunk& chunk, Index e0,
              const Scratch<Exact<T>>& s) {
   using L = Lanes<Exact<T>>;
-  const Index channels = op.dy.cols;
-  for (Index t = 0; t < chunk.length; ++t) {
-    for (Index i = 0; i < kTile; i += L::kCount) {
-      const auto at = [&](ConstView x) {
-        return load_channels(x.row<T>(chunk.first + t), e0 + i, channels);
-      };
-      const L bias = load_channels(op.dt_bias.row<Exact<T>>(0), e0 + i, channels);
-      const L delta = softplus(at(op.dt) + bias);
+  const bool gated = !op.z.empty();
+  for (Index i = 0; i < kTile; i += L::kCount) {
+    const L bias = load_parameter<Exact<T>>(op.dt_bias, e0 + i);
+    const auto column = [&](ConstView x) { return column_of<T>(x, chunk.first, e0 + i); };
+    const auto dt = column(op.dt), u = column(op.u), dy = column(op.dy);
+    const auto zs = column(gated ? op.z : op.dy);
+    for (Index t = 0; t < chunk.length; ++t) {
+      const L delta = softplus(dt.load(t) + bias), z = zs.load(t), gate = sigmoid(z);
       delta.store(s.delta[t] + i);
-      (delta * at(op.u)).store(s.input[t] + i);
-      L dsum = at(op.dy);
-      if (!op.z.empty()) {
-        const L z = at(op.z);
-        dsum = dsum * (z * sigmoid(z));
-      }
-      dsum.store(s.dsum[t] + i);
-      for (Row<Exact<T>>* sums : {s.y, s.ddecay, s.dinput}) L::all(0).store(sums[t] + i);
+      (delta * u.load(t)).store(s.input[t] + i);
+      gate.store(s.gate[t] + i);
+      (gated ? dy.load(t) * (z * gate) : z).store(s.dsum[t] + i);
     }
   }
 }
@@ -99,7 +95,7 @@ void replay(const Scratch<R>& s, const Row<R>* a, Index states, Index n0, Index 
     for (Index k = 0; k < kBlocks; ++k) {
       const Index lane = i + k * L::kCount;
       const L delta = L::load(s.delta[t] + lane), input = L::load(s.input[t] + lane);
-      L y = L::load(s.y[t] + lane);
+      L y = n0 == 0 ? L::all(0) : L::load(s.y[t] + lane);
 #pragma GCC unroll 4
       for (Index n = 0; n < kCount; ++n) {
         const L decay = exp2(delta * L::load(a[n0 + n] + lane));
@@ -133,8 +129,8 @@ void retrace(const Scratch<R>& s, const Row<R>* a, Row<R>* carry, Row<R>* da, In
     const R* after = s.after + t * Scratch<R>::kStep;
     L ddecay[kBlocks], dinput[kBlocks];
     for (Index k = 0; k < kBlocks; ++k) {
-      ddecay[k] = L::load(s.ddecay[t] + i + k * L::kCount);
-      dinput[k] = L::load(s.dinput[t] + i + k * L::kCount);
+      ddecay[k] = n0 == 0 ? L::all(0) : L::load(s.ddecay[t] + i + k * L::kCount);
+      dinput[k] = n0 == 0 ? L::all(0) : L::load(s.dinput[t] + i + k * L::kCount);
     }
 #pragma GCC unroll 4
     for (Index n = 0; n < kCount; ++n) {
@@ -176,32 +172,34 @@ void finish(const op::SelectiveScanBackward& op, const Chunk& chunk, Index e0,
             const Scratch<Exact<T>>& s, Exact<T>* ddt_bias, Exact<T>* dd) {
   using R = Exact<T>;
   using L = Lanes<R>;
-  const Index channels = op.dy.cols;
+  const bool gated = !op.z.empty();
+  const L ln2 = L::all(static_cast<R>(0.693147180559945309417)), one = L::all(1);
   for (Index i = 0; i < kTile; i += L::kCount) {
-    const L bias = load_channels(op.dt_bias.row<R>(0), e0 + i, channels);
-    const L d = load_channels(op.d.row<R>(0), e0 + i, channels);
-    L ddt_bias_sum = L::all(0), dd_sum = L::all(0);
+    const L bias = load_parameter<R>(op.dt_bias, e0 + i), d = load_parameter<R>(op.d, e0 + i);
+    const auto column = [&](ConstView x) { return column_of<T>(x, chunk.first, e0 + i); };
+    const auto out = [&](View x) { return column_to<T>(x, chunk.first, e0 + i); };
+    const auto dt = column(op.dt), us = column(op.u);
+    const auto du = out(op.du), ddts = out(op.ddt);
+    L ddt_bias_sum = L::load(ddt_bias + i), dd_sum = L::load(dd + i);
     for (Index t = chunk.length - 1; t >= 0; --t) {
-      const Index row = chunk.first + t;
-      const auto at = [&](ConstView x) { return load_channels(x.row<T>(row), e0 + i, channels); };
-      const auto put_at = [&](View x, L value) {
-        store_channels(x.row<T>(row), e0 + i, channels, value);
-      };
-      const L u = at(op.u), dsum = L::load(s.dsum[t] + i), dinput = L::load(s.dinput[t] + i);
-      put_at(op.du, d * dsum + L::load(s.delta[t] + i) * dinput);
-      const L ln2 = L::all(static_cast<R>(0.693147180559945309417));
-      const L ddt =
-          (L::load(s.ddecay[t] + i) * ln2 + u * dinput) * softplus_slope(at(op.dt) + bias);
-      put_at(op.ddt, ddt);
+      const L u = us.load(t), dsum = L::load(s.dsum[t] + i), dinput = L::load(s.dinput[t] + i);
+      du.store(t, d * dsum + L::load(s.delta[t] + i) * dinput);
+      const L ddelta = L::load(s.ddecay[t] + i) * ln2 + u * dinput;
+      const L ddt = ddelta * softplus_slope(dt.load(t) + bias);
+      ddts.store(t, ddt);
       ddt_bias_sum = ddt_bias_sum + ddt;
       dd_sum = dd_sum + dsum * u;
-      if (op.z.empty()) continue;
-      const L z = at(op.z), gate = sigmoid(z), one = L::all(1);
-      const L ungated = L::load(s.y[t] + i) + d * u;
-      put_at(op.dz, at(op.dy) * ungated * (gate * (one + z * (one - gate))));
     }
-    (L::load(ddt_bias + i) + ddt_bias_sum).store(ddt_bias + i);
-    (L::load(dd + i) + dd_sum).store(dd + i);
+    ddt_bias_sum.store(ddt_bias + i);
+    dd_sum.store(dd + i);
+    if (!gated) continue;
+    const auto zs = column(op.z), dy = column(op.dy);
+    const auto dz = out(op.dz);
+    for (Index t = 0; t < chunk.length; ++t) {
+      const L z = zs.load(t), gate = L::load(s.gate[t] + i);
+      const L ungated = L::load(s.y[t] + i) + d * us.load(t);
+      dz.store(t, dy.load(t) * ungated * (gate * (one + z * (one - gate))));
+    }
   }
 }
 
