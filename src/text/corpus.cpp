@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <optional>
+#include <memory>
 #include <string_view>
 #include <utility>
 
@@ -98,14 +98,14 @@ struct Corpus::State {
   std::uint64_t total = 0;
   std::uint64_t done = 0;  ///< bytes of files before the current one
   std::size_t current = 0;
-  std::optional<ByteStream> stream;
-  std::optional<LineReader> lines;
+  std::unique_ptr<ByteStream> stream;
+  std::unique_ptr<LineReader> lines;  ///< null: the file is one document
   std::uint64_t line_number = 0;
   simdjson::dom::parser parser;
 
   void open() {
-    stream.emplace(files[current]);
-    if (has_lines(files[current])) lines.emplace(*stream, files[current]);
+    stream = std::make_unique<ByteStream>(files[current]);
+    if (has_lines(files[current])) lines = std::make_unique<LineReader>(*stream, files[current]);
     line_number = 0;
   }
 

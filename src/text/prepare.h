@@ -21,8 +21,8 @@ struct PrepareOptions {
   std::string tokenizer;            ///< a SentencePiece `.model` file with an end mark
   std::string output;               ///< every split becomes a folder in this one
   std::string split = "train";
-  std::string prefix;         ///< of file names; empty: the split's name
-  Index chunk = 2049 * 1024;  ///< tokens of a file
+  std::string prefix;                ///< of file names; empty: the split's name
+  Index chunk = Index{2049} * 1024;  ///< tokens of a file
   /// Share of the documents that go to a split "validation" instead, chosen by a hash of their
   /// text: repeated documents stay together, and neither order nor threads matter.
   double validation = 0;
