@@ -28,6 +28,8 @@ constexpr Index kDepth = 384;       // units of k in a block: a tile of a fills 
 constexpr Index kGroupWidth = 128;  // columns of a task: its block of b fills a part of L2,
 constexpr Index kTaskRows = 512;    // and so do the waiting sums of these rows
 constexpr Index kSlabRows = 1024;   // rows of a packed at a time
+constexpr Index kPrefetch = 12;     // units of k that memory is asked for ahead
+constexpr Index kPackedLines = 4;   // units of k packed at a time where they lie far apart
 constexpr Index kGrain = 1 << 17;   // multiplications that are worth a thread
 
 /// Columns of a panel.
@@ -59,7 +61,13 @@ template <class T, int kR, int kP, class B>
     for (int v = 0; v < kV; ++v)
       sums[r][v] = Lane::load(c + ((v / 2) * kR + r) * kWidth<T> + (v % 2) * kLanes);
   for (Index u = 0; u < units; ++u) {
+    __builtin_prefetch(a + kPrefetch * kR);
     Lane factors[kV];
+#pragma GCC unroll 2
+    for (int p = 0; p < kP; ++p)
+#pragma GCC unroll 2
+      for (Index i = 0; i < kWidth<T>; i += 64 / static_cast<Index>(sizeof(B)))
+        __builtin_prefetch(b + kPrefetch * kWidth<T> + p * panel + i);
 #pragma GCC unroll 4
     for (int v = 0; v < kV; ++v) factors[v] = Lane::load(b + (v / 2) * panel + (v % 2) * kLanes);
 #pragma GCC unroll 16
@@ -163,10 +171,17 @@ class Gemm {
   }
 
   void pack_rows(Index first_tile, Index last_tile) {
-    for (Index tile = first_tile; tile < last_tile; ++tile) {
-      const Index first = first_row(tile), count = first_row(tile + 1) - first;
-      pack_panel(packed_rows_ + first * units(), count, product_.a.from(slab_ + first, 0), count,
-                 product_.depth);
+    // Where a's rows are columns of the matrix at hand, its lines hold a bit of several tiles: a
+    // few lines at a time go to all of them.
+    const Index step = product_.a.sums_along_rows ? std::max<Index>(units(), 1) : kPackedLines;
+    for (Index unit = 0; unit < units(); unit += step) {
+      const Index k = unit * Units<T>::kElements;
+      const Index depth = std::min(product_.depth - k, step * Units<T>::kElements);
+      for (Index tile = first_tile; tile < last_tile; ++tile) {
+        const Index first = first_row(tile), rows = first_row(tile + 1) - first;
+        pack_panel(packed_rows_ + first * units() + unit * rows, rows,
+                   product_.a.from(slab_ + first, k), rows, depth);
+      }
     }
   }
 

@@ -131,10 +131,23 @@ void transpose(Lanes<T> (&x)[Lanes<T>::kCount]) {
 
 #endif
 
+/// Stores the units of the columns from i on of a panel's row, the first of the
+/// last `left`. What a register holds beyond a narrow panel may spill into the rows that are
+/// written later, but not behind the last.
+template <class Lane, class Number>
+[[gnu::always_inline]] inline void store_units(Lane units, Number* row, Index width, Index i,
+                                               Index left) {
+  if (width - i >= Lane::kCount || (width < Lane::kCount && left * width >= Lane::kCount))
+    units.store(row + i);
+  else
+    units.store_first(row + i, width - i);
+}
+
 template <class T>
 void pack_along(Exact<T>* to, Index width, Operand<T> from, Index count, Index depth) {
   using Lane = typename Units<T>::Lane;
   constexpr Index kLanes = Lane::kCount, kElements = Units<T>::kElements;
+  constexpr Index kPrefetchBytes = 512;
   const Index units = units_of<T>(depth);
   for (Index i = 0; i < width; i += kLanes) {
     const Index rows = std::clamp<Index>(count - i, 0, kLanes);
@@ -145,39 +158,46 @@ void pack_along(Exact<T>* to, Index width, Operand<T> from, Index count, Index d
 #pragma GCC unroll 16
       for (Index r = 0; r < kLanes; ++r)
         block[r] = Units<T>::along(r < rows ? row + r * from.stride : row, r < rows ? left : 0);
+      for (Index r = 0; r < rows; ++r)
+        __builtin_prefetch(reinterpret_cast<const char*>(row + r * from.stride) + kPrefetchBytes, 0,
+                           2);
       transpose(block);
-      Exact<T>* panel = to + u * width + i;
-      if (width - i >= kLanes && units - u >= kLanes) {
+      Exact<T>* panel = to + u * width;
 #pragma GCC unroll 16
-        for (Index r = 0; r < kLanes; ++r) block[r].store(panel + r * width);
-      } else {
-        for (Index r = 0; r < std::min(kLanes, units - u); ++r)
-          block[r].store_first(panel + r * width, width - i);
-      }
+      for (Index r = 0; r < kLanes; ++r)
+        if (r < units - u) store_units(block[r], panel + r * width, width, i, units - u - r);
     }
   }
 }
 
+/// pack_along for a panel of one row, which lies there as it is.
+template <class T>
+void pack_row(Exact<T>* to, const T* row, Index depth) {
+  using Lane = typename Units<T>::Lane;
+  for (Index u = 0; u < units_of<T>(depth); u += Lane::kCount)
+    Units<T>::along(row + u * Units<T>::kElements, depth - u * Units<T>::kElements)
+        .store_first(to + u, units_of<T>(depth) - u);
+}
+
 template <class T>
 void pack_across(Exact<T>* to, Index width, Operand<T> from, Index count, Index depth) {
-  using Lane = typename Units<T>::Lane;
   constexpr Index kElements = Units<T>::kElements;
   const Index units = units_of<T>(depth);
-  for (Index u = 0; u < units; ++u) {
-    const T* row = from.data + u * kElements * from.stride;
-    const T* next = (u + 1) * kElements <= depth ? row + from.stride : nullptr;
-    for (Index i = 0; i < width; i += Lane::kCount) {
-      const Lane units_here = Units<T>::across(row + i, next ? next + i : next, count - i);
-      units_here.store_first(to + u * width + i, width - i);
+  for (Index i = 0; i < width; i += Units<T>::Lane::kCount)
+    for (Index u = 0; u < units; ++u) {
+      const T* row = from.data + u * kElements * from.stride + i;
+      const T* next = (u + 1) * kElements <= depth ? row + from.stride : nullptr;
+      store_units(Units<T>::across(row, next, count - i), to + u * width, width, i, units - u);
     }
-  }
 }
 
 /// Writes a panel: `width` units of the first elements k of `count` i's, then those of the next.
 /// Behind count and depth it is filled up with zeros.
 template <class T>
 void pack_panel(Exact<T>* to, Index width, Operand<T> from, Index count, Index depth) {
-  if (from.sums_along_rows)
+  if (from.sums_along_rows && width == 1)
+    pack_row(to, from.data, depth);
+  else if (from.sums_along_rows)
     pack_along(to, width, from, count, depth);
   else
     pack_across(to, width, from, count, depth);

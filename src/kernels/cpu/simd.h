@@ -84,6 +84,7 @@ struct Lanes<float> {
     return {_mm256_maskload_ps(p, first(count))};
   }
   static Lanes load_first(const Bf16* p, Index count) {
+    if (count >= kCount) return load(p);
     Bf16 whole[kCount] = {};
     for (Index i = 0; i < std::min(count, kCount); ++i) whole[i] = p[i];
     return load(whole);
@@ -102,6 +103,7 @@ struct Lanes<float> {
   }
   void store_first(float* p, Index count) const { _mm256_maskstore_ps(p, first(count), v); }
   void store_first(Bf16* p, Index count) const {
+    if (count >= kCount) return store(p);
     Bf16 whole[kCount];
     store(whole);
     for (Index i = 0; i < std::min(count, kCount); ++i) p[i] = whole[i];
