@@ -16,15 +16,17 @@ namespace {
 #if defined(__AVX512BF16__)
 constexpr Index kRows = 14;     // rows of a tile: 14 x 2 registers of sums, of 32
 constexpr Index kPairRows = 6;  // up to here a tile meets two panels at once, to have enough sums
+constexpr Index kDepth = 384;   // units of k in a block: a tile of a fits L1, a panel of b streams
 #elif defined(__AVX2__)
 constexpr Index kRows = 6;  // 6 x 2 registers of sums, of 16
 constexpr Index kPairRows = 2;
+constexpr Index kDepth = 256;  // both fit L1
 #else
 constexpr Index kRows = 4;
 constexpr Index kPairRows = 2;
+constexpr Index kDepth = 256;
 #endif
 
-constexpr Index kDepth = 384;       // units of k in a block: a tile of a fills half of L1
 constexpr Index kGroupWidth = 128;  // columns of a task: its block of b fills a part of L2,
 constexpr Index kTaskRows = 512;    // and so do the waiting sums of these rows
 constexpr Index kSlabRows = 1024;   // rows of a packed at a time
