@@ -2,13 +2,11 @@
 
 #include <cstring>
 
+#include "kernels/cpu/attention_step.h"
 #include "kernels/cpu/attention_tile.h"
 
 namespace samba {
 namespace {
-
-// Stands for minus infinity where scores are masked: its differences are numbers.
-constexpr double kNothing = -1e30;
 
 /// The softmax of the lanes, block by block: largest raw score and sum of the weights so far.
 template <class T>
@@ -21,8 +19,7 @@ struct Softmax {
   Vector factor[kTileVectors];  ///< what the last block multiplies everything before it by
   E scale;                      ///< of the scores, as exponents of two
 
-  explicit Softmax(double scale_of_scores)
-      : scale(static_cast<E>(scale_of_scores * 1.44269504088896340736)) {
+  explicit Softmax(double scale_of_scores) : scale(static_cast<E>(scale_of_scores * kLog2e)) {
     for (Index n = 0; n < kTileVectors; ++n) {
       largest[n] = Vector{} + static_cast<E>(kNothing);
       sum[n] = Vector{};
@@ -30,10 +27,10 @@ struct Softmax {
   }
 
   template <bool kAll>
-  void raise(Vector* scores, const Sight<T>& sight, Index vectors) {
-    for (Index n = 0; n < vectors; ++n) {
+  void raise(Vector* scores, const Sight<T>& sight) {
+    for (Index n = 0; n < sight.vectors; ++n) {
       Vector most = largest[n];
-      for (Index j = sight.begin; j < sight.end; ++j) {
+      for (Index j = sight.begin[n]; j < sight.end[n]; ++j) {
         Vector& s = scores[j * kTileVectors + n];
         if constexpr (!kAll) s = sight.of(j, n) ? s : Vector{} + static_cast<E>(kNothing);
         most = most < s ? s : most;
@@ -54,13 +51,13 @@ struct Softmax {
 
   /// Turns scores into weights; pairs of bf16 weights of two keys go into the lower key's row.
   template <bool kAll>
-  void weigh(Vector* scores, const Sight<T>& sight, Index vectors) {
-    raise<kAll>(scores, sight, vectors);
+  void weigh(Vector* scores, const Sight<T>& sight) {
+    raise<kAll>(scores, sight);
     auto* items = reinterpret_cast<Items*>(scores);
-    for (Index n = 0; n < vectors; ++n) {
+    for (Index n = 0; n < sight.vectors; ++n) {
       const Vector most = largest[n];
       Vector total = sum[n] * factor[n];
-      for (Index j = sight.begin; j < sight.end; j += Tiling<T>::kTerms) {
+      for (Index j = sight.begin[n]; j < sight.end[n]; j += Tiling<T>::kTerms) {
         Vector w = weight<kAll>(scores[j * kTileVectors + n], most);
         total += w;
         if constexpr (Tiling<T>::kTerms == 1) {
@@ -86,15 +83,12 @@ class Forward {
   using Element = typename Tiling<T>::Element;
   using Vector = typename Tiling<T>::Vector;
 
-  Forward(CpuStream& stream, const op::Attention& op)
-      : stream_(stream),
-        op_(op),
-        pieces_(stream, op.batch.count),
-        width_(padded<T>(op.heads.width)) {
+  Forward(CpuStream& stream, const op::Attention& op, const Array<Span>& spans)
+      : stream_(stream), op_(op), pieces_(stream, spans.count), width_(padded<T>(op.heads.width)) {
     const Index group = op.heads.heads / op.heads.kv_heads;
     for (Index i = 0; i < pieces_.count; ++i) {
       Piece& piece = pieces_[i];
-      piece.span = op.batch.spans[i];
+      piece.span = spans[i];
       piece.first_key = piece.span.position;
       if (piece.span.continues() && !op.key_state.empty())
         piece.first_key = std::max<Index>(0, piece.span.position - op.window + 1);
@@ -103,7 +97,6 @@ class Forward {
   }
 
   void run() {
-    if (pieces_.count == 0) return;
     const Piece& last = pieces_[pieces_.count - 1];
     const Index blocks = last.packed + last.blocks, tiles = last.tile + last.tiles;
     // A few heads at a time where one has too few tiles to keep all threads busy.
@@ -139,12 +132,17 @@ class Forward {
     const Piece& piece = piece_of(pieces_, block, &Piece::packed);
     const Index base = (piece.first_block + block - piece.packed) * kBlock;
     const Index column = head * op_.heads.width;
-    for (Index j = 0; j < kBlock; ++j) {
-      const T* key = find(op_.k, op_.key_state, piece, base + j);
-      const T* value = find(op_.v, op_.value_state, piece, base + j);
-      if (key != nullptr) key += column, value += column;
-      pack_row<T>(key, op_.heads.width, keys_.template row<Element>(to) + j * width_);
-      pack_panels<T>(value, op_.heads.width, j, values_.template row<Element>(to));
+    Element* keys = keys_.template row<Element>(to);
+    auto* values = reinterpret_cast<typename Tiling<T>::Item*>(values_.template row<Element>(to));
+    for (Index j = 0; j < kBlock; j += Tiling<T>::kTerms) {
+      const T* rows[Tiling<T>::kTerms];
+      for (Index r = 0; r < Tiling<T>::kTerms; ++r) {
+        const T* key = find(op_.k, op_.key_state, piece, base + j + r);
+        rows[r] = find(op_.v, op_.value_state, piece, base + j + r);
+        if (key != nullptr) key += column, rows[r] += column;
+        pack_row<T>(key, op_.heads.width, keys + (j + r) * width_);
+      }
+      pack_panels<T>(rows, op_.heads.width, j / Tiling<T>::kTerms, values);
     }
   }
 
@@ -158,33 +156,30 @@ class Forward {
     for (Index i = 0; i < width_ * kTileVectors; ++i) sums[i] = Vector{};
     Softmax<T> softmax(op_.scale);
     for (Index b = lanes.first_key() / kBlock; b <= lanes.last_key() / kBlock; ++b) {
-      const Sight<T> sight(lanes, b, kTileRows);
+      const Sight<T> sight(lanes, b);
       const Index row = packed + piece.packed + b - piece.first_block;
-      score<T>(keys_.template row<Element>(row), queries, op_.heads.width, sight, lanes.vectors,
-               scores);
+      score<T>(keys_.template row<Element>(row), queries, op_.heads.width, sight, scores);
       if (sight.all)
-        softmax.template weigh<true>(scores, sight, lanes.vectors);
+        softmax.template weigh<true>(scores, sight);
       else
-        softmax.template weigh<false>(scores, sight, lanes.vectors);
+        softmax.template weigh<false>(scores, sight);
       accumulate<T>(values_.template row<Element>(row),
                     reinterpret_cast<typename Tiling<T>::Items*>(scores), op_.heads.width, sight,
-                    lanes.vectors, softmax.factor, sums);
+                    softmax.factor, sums);
     }
-    write(lanes, softmax, reinterpret_cast<const E*>(sums));
+    write(lanes, softmax, sums);
   }
 
-  void write(const Lanes<T>& lanes, const Softmax<T>& softmax, const E* sums) {
-    const Index width = op_.heads.width;
+  void write(const Lanes<T>& lanes, const Softmax<T>& softmax, const Vector* sums) {
+    Vector inverse[kTileVectors] = {};
+    for (Index n = 0; n < lanes.vectors; ++n) inverse[n] = 1 / softmax.sum[n];
+    unpack_columns<T>(sums, inverse, lanes, op_.heads.width, op_.y);
+    if (op_.lse.empty()) return;
     for (Index i = 0; i < lanes.count; ++i) {
       const Index n = i / Tiling<T>::kPerVector, lane = i % Tiling<T>::kPerVector;
-      const E total = softmax.sum[n][lane];
-      const E inverse = 1 / total;
-      T* y = op_.y.template row<T>(lanes.row[i]) + lanes.column[i];
-      for (Index d = 0; d < width; ++d) put(y[d], sums[d * Tiling<T>::kLanes + i] * inverse);
-      if (op_.lse.empty()) continue;
-      const E exponent = softmax.largest[n][lane] * softmax.scale + std::log2(total);
-      op_.lse.template row<E>(lanes.row[i])[lanes.column[i] / width] =
-          exponent * static_cast<E>(0.693147180559945309417);
+      const E exponent = softmax.largest[n][lane] * softmax.scale + std::log2(softmax.sum[n][lane]);
+      op_.lse.template row<E>(lanes.row[i])[lanes.column[i] / op_.heads.width] =
+          exponent * static_cast<E>(kLn2);
     }
   }
 
@@ -211,11 +206,28 @@ class Forward {
   Matrix scratch_;  ///< a row for each thread: scores, sums, queries
 };
 
+template <class T>
+void attend(CpuStream& stream, const op::Attention& op) {
+  Array<Span> steps(stream, op.batch.count), others(stream, op.batch.count);
+  steps.count = others.count = 0;
+  for (Index i = 0; i < op.batch.count; ++i) {
+    const Span& span = op.batch.spans[i];
+    // Chunks of float64 must give the bits of the whole, so there a token takes the way of a tile.
+    const bool step = dtype_of<T>() != DType::f64 && span.length == 1 && span.continues() &&
+                      !op.key_state.empty();
+    Array<Span>& to = step ? steps : others;
+    to[to.count++] = span;
+  }
+  if constexpr (dtype_of<T>() != DType::f64)
+    if (steps.count > 0) Steps<T>(stream, op, steps).run();
+  if (others.count > 0) Forward<T>(stream, op, others).run();
+}
+
 }  // namespace
 
 template <Tier>
 void run_on(CpuStream& stream, const op::Attention& op) {
-  visit_float(op.dtype(), [&]<class T>() { Forward<T>(stream, op).run(); });
+  visit_float(op.dtype(), [&]<class T>() { attend<T>(stream, op); });
 }
 
 template void run_on<kTier>(CpuStream&, const op::Attention&);

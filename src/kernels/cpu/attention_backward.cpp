@@ -1,5 +1,4 @@
 #include <cstring>
-#include <numeric>
 
 #include "kernels/attention.h"
 #include "kernels/cpu/attention_tile.h"
@@ -11,9 +10,6 @@ namespace {
 // added in order at the end. The number depends on the piece alone: neither threads nor company
 // change a bit.
 constexpr Index kParts = 8;
-constexpr Index kKeyRows = std::lcm(kTileRows, kWideRows);
-static_assert(kBlock % kKeyRows == 0);
-
 /// Tiles of one piece that are worked on in order, and the blocks of keys that they see.
 struct Part {
   Index piece;
@@ -67,14 +63,13 @@ struct Workspace {
 /// Writes the lanes' rows of x as rows: to[lane / kTerms][d][lane % kTerms], zeros beside them.
 template <class T>
 void pack_rows(ConstView x, const Lanes<T>& lanes, Index width, typename Tiling<T>::Element* to) {
-  using Element = typename Tiling<T>::Element;
   constexpr Index kTerms = Tiling<T>::kTerms;
-  const Index row = padded<T>(width) * kTerms;
-  for (Index i = 0; i < lanes.vectors * Tiling<T>::kPerVector; ++i) {
-    const T* from = x.row<T>(lanes.row[i]) + lanes.column[i];
-    for (Index d = 0; d < padded<T>(width); ++d)
-      to[i / kTerms * row + d * kTerms + i % kTerms] =
-          i < lanes.count && d < width ? converted<Element>(from[d]) : Element{};
+  auto* items = reinterpret_cast<typename Tiling<T>::Item*>(to);
+  for (Index i = 0; i < lanes.vectors * Tiling<T>::kPerVector; i += kTerms) {
+    const T* rows[kTerms];
+    for (Index r = 0; r < kTerms; ++r)
+      rows[r] = i + r < lanes.count ? x.row<T>(lanes.row[i + r]) + lanes.column[i + r] : nullptr;
+    pack_items<T>(rows, width, items + i / kTerms * padded<T>(width));
   }
 }
 
@@ -88,7 +83,7 @@ struct Slopes {
   E scale;                   ///< of the scores, as exponents of two
 
   Slopes(const op::AttentionBackward& op, const Lanes<T>& lanes)
-      : scale(static_cast<E>(op.scale * 1.44269504088896340736)) {
+      : scale(static_cast<E>(op.scale * kLog2e)) {
     for (Index i = 0; i < lanes.vectors * Tiling<T>::kPerVector; ++i) {
       const T* y = op.y.row<T>(lanes.row[i]) + lanes.column[i];
       const T* dy = op.dy.row<T>(lanes.row[i]) + lanes.column[i];
@@ -96,32 +91,31 @@ struct Slopes {
       for (Index d = 0; d < op.heads.width; ++d) sum += get(dy[d]) * get(y[d]);
       const Index n = i / Tiling<T>::kPerVector, lane = i % Tiling<T>::kPerVector;
       dot[n][lane] = sum;
-      lse[n][lane] = op.lse.row<E>(lanes.row[i])[lanes.column[i] / op.heads.width] *
-                     static_cast<E>(1.44269504088896340736);
+      lse[n][lane] =
+          op.lse.row<E>(lanes.row[i])[lanes.column[i] / op.heads.width] * static_cast<E>(kLog2e);
     }
   }
 
   template <bool kAll>
-  void weigh(const Workspace<T>& work, const Sight<T>& sight, Index vectors) {
-    for (Index j = sight.begin; j < sight.end; ++j)
-      for (Index n = 0; n < vectors; ++n) {
+  void weigh(const Workspace<T>& work, const Sight<T>& sight) {
+    for (Index n = 0; n < sight.vectors; ++n)
+      for (Index j = sight.begin[n]; j < sight.end[n]; ++j) {
         Vector& weight = work.scores[j * kTileVectors + n];
         Vector& slope = work.slopes[j * kTileVectors + n];
         weight = power_of_two(weight * scale - lse[n]);
         if constexpr (!kAll) weight = sight.of(j, n) ? weight : Vector{};
         slope = weight * (slope - dot[n]);
       }
-    if constexpr (Tiling<T>::kTerms == 2) round(work, sight, vectors);
+    if constexpr (Tiling<T>::kTerms == 2) round(work, sight);
   }
 
-  void round([[maybe_unused]] const Workspace<T>& work, [[maybe_unused]] const Sight<T>& sight,
-             [[maybe_unused]] Index vectors) {
+  void round([[maybe_unused]] const Workspace<T>& work, [[maybe_unused]] const Sight<T>& sight) {
 #if defined(__AVX512BF16__)
     auto* weights = reinterpret_cast<HalfRegister*>(work.weights);
     auto* slopes = reinterpret_cast<HalfRegister*>(work.score_slopes);
     auto* both = reinterpret_cast<typename Tiling<T>::Items*>(work.slope_pairs);
-    for (Index j = sight.begin; j < sight.end; j += 2)
-      for (Index n = 0; n < vectors; ++n) {
+    for (Index n = 0; n < sight.vectors; ++n)
+      for (Index j = sight.begin[n]; j < sight.end[n]; j += 2) {
         const Index at = j * kTileVectors + n, next = at + kTileVectors;
         weights[at] = rounded(work.scores[at]);
         weights[next] = rounded(work.scores[next]);
@@ -210,14 +204,20 @@ class Backward {
     const Piece& piece = piece_of(pieces_, block, &Piece::packed);
     const Index base = (piece.first_block + block - piece.packed) * kBlock - piece.span.position;
     const Index column = head * op_.heads.width, width = op_.heads.width;
-    for (Index j = 0; j < kBlock; ++j) {
-      const Index at = base + j;
-      const bool present = at >= 0 && at < piece.span.length;
-      const T* key = present ? op_.k.template row<T>(piece.span.first + at) + column : nullptr;
-      const T* value = present ? op_.v.template row<T>(piece.span.first + at) + column : nullptr;
-      pack_row<T>(key, width, keys_.template row<Element>(to) + j * width_);
-      pack_row<T>(value, width, values_.template row<Element>(to) + j * width_);
-      pack_panels<T>(key, width, j, key_panels_.template row<Element>(to));
+    Element* keys = keys_.template row<Element>(to);
+    Element* values = values_.template row<Element>(to);
+    auto* panels = reinterpret_cast<Item*>(key_panels_.template row<Element>(to));
+    for (Index j = 0; j < kBlock; j += Tiling<T>::kTerms) {
+      const T* rows[Tiling<T>::kTerms];
+      for (Index r = 0; r < Tiling<T>::kTerms; ++r) {
+        const Index at = base + j + r, row = piece.span.first + at;
+        const bool present = at >= 0 && at < piece.span.length;
+        const T* value = present ? op_.v.template row<T>(row) + column : nullptr;
+        rows[r] = present ? op_.k.template row<T>(row) + column : nullptr;
+        pack_row<T>(rows[r], width, keys + (j + r) * width_);
+        pack_row<T>(value, width, values + (j + r) * width_);
+      }
+      pack_panels<T>(rows, width, j / Tiling<T>::kTerms, panels);
     }
   }
 
@@ -242,53 +242,45 @@ class Backward {
     pack_rows<T>(op_.dy, lanes, width, space.dy_rows);
     for (Index i = 0; i < width_ * kTileVectors; ++i) space.dq[i] = Vector{};
     Slopes<T> slopes(op_, lanes);
-    const Vector one = Vector{} + E{1};
-    const Vector ones[3] = {one, one, one};
     for (Index b = lanes.first_key() / kBlock; b <= lanes.last_key() / kBlock; ++b) {
-      const Sight<T> sight(lanes, b, kKeyRows);
+      const Sight<T> sight(lanes, b);
       const Index row = packed + piece.packed + b - piece.first_block;
-      score<T>(keys_.template row<Element>(row), space.q_columns, width, sight, lanes.vectors,
-               space.scores);
-      score<T>(values_.template row<Element>(row), space.dy_columns, width, sight, lanes.vectors,
-               space.slopes);
+      score<T>(keys_.template row<Element>(row), space.q_columns, width, sight, space.scores);
+      score<T>(values_.template row<Element>(row), space.dy_columns, width, sight, space.slopes);
       if (sight.all)
-        slopes.template weigh<true>(space, sight, lanes.vectors);
+        slopes.template weigh<true>(space, sight);
       else
-        slopes.template weigh<false>(space, sight, lanes.vectors);
+        slopes.template weigh<false>(space, sight);
       accumulate<T>(key_panels_.template row<Element>(row),
-                    reinterpret_cast<const Items*>(space.slope_pairs), width, sight, lanes.vectors,
-                    ones, space.dq);
+                    reinterpret_cast<const Items*>(space.slope_pairs), width, sight, nullptr,
+                    space.dq);
       const Index sum = sums + part.before + b - part.first_block;
-      add_keys(space.score_slopes, space.q_rows, sight, lanes.vectors, dk_.template row<E>(sum));
-      add_keys(space.weights, space.dy_rows, sight, lanes.vectors, dv_.template row<E>(sum));
+      add_keys(space.score_slopes, space.q_rows, sight, dk_.template row<E>(sum));
+      add_keys(space.weights, space.dy_rows, sight, dv_.template row<E>(sum));
     }
-    write(lanes, reinterpret_cast<const E*>(space.dq));
+    const Vector scale = Vector{} + static_cast<E>(op_.scale);
+    const Vector scales[] = {scale, scale, scale};
+    unpack_columns<T>(space.dq, scales, lanes, width, op_.dq);
   }
 
   /// sums[j] += sum over lanes of factors[j][lane] rows[lane]
-  void add_keys(const Element* factors, const Element* rows, const Sight<T>& sight, Index vectors,
-                E* sums) {
-    constexpr Index kItems = Tiling<T>::kLanes / Tiling<T>::kTerms;
+  void add_keys(const Element* factors, const Element* rows, const Sight<T>& sight, E* sums) {
+    constexpr Index kItems = Tiling<T>::kPerVector / Tiling<T>::kTerms;  // of one vector of lanes
     const Index columns = width_ / Tiling<T>::kPerVector;
-    for (Index j = sight.begin; j < sight.end; j += kWideRows)
-      multiply_columns<T>(Product<T>{.terms = vectors * Tiling<T>::kPerVector / Tiling<T>::kTerms,
-                                     .a = reinterpret_cast<const Item*>(factors) + j * kItems,
-                                     .a_row = kItems,
-                                     .a_term = 1,
-                                     .b = reinterpret_cast<const Items*>(rows),
-                                     .b_term = columns,
-                                     .sums = reinterpret_cast<Vector*>(sums) + j * columns,
-                                     .sums_row = columns},
-                          columns);
-  }
-
-  void write(const Lanes<T>& lanes, const E* sums) {
-    const E scale = static_cast<E>(op_.scale);
-    for (Index i = 0; i < lanes.count; ++i) {
-      T* dq = op_.dq.template row<T>(lanes.row[i]) + lanes.column[i];
-      for (Index d = 0; d < op_.heads.width; ++d)
-        put(dq[d], scale * sums[d * Tiling<T>::kLanes + i]);
-    }
+    sight.rectangles([&](Index begin, Index end, Index n, Index count) {
+      for (Index j = begin; j < end; j += kTileRows)
+        multiply_columns<T>(
+            Product<T>{
+                .terms = count * kItems,
+                .a = reinterpret_cast<const Item*>(factors) + (j * kTileVectors + n) * kItems,
+                .a_row = kTileVectors * kItems,
+                .a_term = 1,
+                .b = reinterpret_cast<const Items*>(rows) + n * kItems * columns,
+                .b_term = columns,
+                .sums = reinterpret_cast<Vector*>(sums) + j * columns,
+                .sums_row = columns},
+            columns);
+    });
   }
 
   /// Adds up the parts' sums of one block.

@@ -27,13 +27,18 @@ namespace {
 
 constexpr Index kVectorBytes = kTier == Tier::avx512 ? 64 : kTier == Tier::avx2 ? 32 : 16;
 // Rows x vectors of sums that fit the registers beside their operands: for vectors of lanes, and
-// for pairs of vectors of head columns.
+// for vectors of head columns, of which there are mostly a power of two.
 constexpr int kTileRows = kTier == Tier::avx512 ? 8 : 4;
 constexpr int kTileVectors = kTier == Tier::plain ? 2 : 3;
-constexpr int kWideRows = kTier == Tier::avx512 ? 12 : kTier == Tier::avx2 ? 6 : 4;
-constexpr int kWideVectors = 2;
-/// Keys of a block: a multiple of both counts of rows.
+constexpr int kWideVectors = kTier == Tier::avx2 ? 3 : 2;
+/// Keys of a block.
 constexpr Index kBlock = 96;
+static_assert(kBlock % kTileRows == 0);
+
+// Stands for minus infinity where scores are masked: its differences are numbers.
+constexpr double kNothing = -1e30;
+constexpr double kLog2e = 1.44269504088896340736;
+constexpr double kLn2 = 0.693147180559945309417;
 
 constexpr Index round_up(Index x, Index to) {
   return (x + to - 1) / to * to;
@@ -99,62 +104,65 @@ struct Product {
   Index sums_row;
 };
 
-/// Sums begin as start(r, n) says.
-template <class T, int kRows, int kVectors, class Start>
-[[gnu::always_inline]] inline void multiply(const Product<T>& p, Start&& start) {
-  typename Tiling<T>::Vector sums[kRows][kVectors];
+/// What sums begin as: zero, what they are, or that times a factor for each vector.
+enum class Start { zero, kept, scaled };
+
+template <class T, int kVectors, Start kStart>
+[[gnu::noinline]] void multiply(
+    const Product<T>& p, [[maybe_unused]] const typename Tiling<T>::Vector* factor = nullptr) {
+  typename Tiling<T>::Vector sums[kTileRows][kVectors] = {};
+  if constexpr (kStart != Start::zero)
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
-    for (int n = 0; n < kVectors; ++n) sums[r][n] = start(r, n);
+      for (int n = 0; n < kVectors; ++n) {
+        sums[r][n] = p.sums[r * p.sums_row + n];
+        if constexpr (kStart == Start::scaled) sums[r][n] *= factor[n];
+      }
   const auto* a = p.a;
   const auto* b = p.b;
+  const Index a_row = p.a_row, a_term = p.a_term, b_term = p.b_term;
 #pragma GCC unroll 1
-  for (Index t = 0; t < p.terms; ++t, a += p.a_term, b += p.b_term)
+  for (Index t = p.terms; t > 0; --t, a += a_term, b += b_term)
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
-      for (int n = 0; n < kVectors; ++n) Tiling<T>::add_product(sums[r][n], a[r * p.a_row], b[n]);
+      for (int n = 0; n < kVectors; ++n) Tiling<T>::add_product(sums[r][n], a[r * a_row], b[n]);
+  auto* to = p.sums;
+  const Index to_row = p.sums_row;
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
+  for (int r = 0; r < kTileRows; ++r, to += to_row)
 #pragma GCC unroll 4
-    for (int n = 0; n < kVectors; ++n) p.sums[r * p.sums_row + n] = sums[r][n];
+    for (int n = 0; n < kVectors; ++n) to[n] = sums[r][n];
 }
 
-template <class T, int kVectors>
-[[gnu::noinline]] void multiply_lanes(const Product<T>& p,
-                                      const typename Tiling<T>::Vector* factor) {
-  if (factor == nullptr)
-    multiply<T, kTileRows, kVectors>(p, [](int, int) { return typename Tiling<T>::Vector{}; });
-  else
-    multiply<T, kTileRows, kVectors>(
-        p, [&](int r, int n) { return p.sums[r * p.sums_row + n] * factor[n]; });
-}
-
-/// kTileRows rows of `vectors` vectors of lanes. With a factor sums are added to sums * factor.
-template <class T>
-void multiply_lanes(const Product<T>& p, Index vectors, const typename Tiling<T>::Vector* factor) {
+/// kTileRows rows of `vectors` vectors of lanes.
+template <class T, Start kStart>
+void multiply_lanes(const Product<T>& p, Index vectors,
+                    const typename Tiling<T>::Vector* factor = nullptr) {
   static_assert(kTileVectors <= 3);
   if constexpr (kTileVectors > 2)
-    if (vectors == 3) return multiply_lanes<T, 3>(p, factor);
-  if (vectors == 2) return multiply_lanes<T, 2>(p, factor);
-  return multiply_lanes<T, 1>(p, factor);
+    if (vectors == 3) return multiply<T, 3, kStart>(p, factor);
+  if (vectors == 2) return multiply<T, 2, kStart>(p, factor);
+  return multiply<T, 1, kStart>(p, factor);
 }
 
-template <class T, int kVectors>
-[[gnu::noinline]] void multiply_columns(const Product<T>& p) {
-  multiply<T, kWideRows, kVectors>(p, [&](int r, int n) { return p.sums[r * p.sums_row + n]; });
-}
-
-/// Adds to kWideRows rows of `vectors` vectors of head columns.
+/// Adds to kTileRows rows of `vectors` vectors of head columns.
 template <class T>
 void multiply_columns(Product<T> p, Index vectors) {
-  for (; vectors >= kWideVectors; vectors -= kWideVectors) {
-    multiply_columns<T, kWideVectors>(p);
-    p.b += kWideVectors;
-    p.sums += kWideVectors;
+  static_assert(kWideVectors <= 3);
+  while (vectors > 0) {
+    const Index count = std::min<Index>(vectors, kWideVectors);
+    if (count == kWideVectors)
+      multiply<T, kWideVectors, Start::kept>(p);
+    else if (count == 2)
+      multiply<T, 2, Start::kept>(p);
+    else
+      multiply<T, 1, Start::kept>(p);
+    p.b += count;
+    p.sums += count;
+    vectors -= count;
   }
-  if (vectors > 0) multiply_columns<T, 1>(p);
 }
 
 /// 2^x for x <= 0; relative error below 3e-7, and below 2^-126 that.
@@ -268,20 +276,27 @@ template <class T>
 struct Sight {
   using Vector = typename Tiling<T>::Vector;
   static constexpr Index kPerVector = Tiling<T>::kPerVector;
-  Index begin;  ///< first key of the block that any lane sees, rounded down to register tiles
-  Index end;    ///< behind the last one, rounded up
-  bool all;     ///< every lane sees every key
+  Index vectors;
+  bool all = true;  ///< every lane sees every key
+  Index
+      begin[kTileVectors];  ///< first key that vector n's lanes see, rounded down to register tiles
+  Index end[kTileVectors];  ///< behind the last one, rounded up
   Vector first[kTileVectors];
   Vector last[kTileVectors];
 
-  Sight(const Lanes<T>& lanes, Index block, Index rows) {
+  Sight(const Lanes<T>& lanes, Index block) : vectors(lanes.vectors) {
     const Index base = block * kBlock;
-    begin = std::max<Index>(lanes.first_key() - base, 0) / rows * rows;
-    end = round_up(std::min<Index>(lanes.last_key() - base + 1, kBlock), rows);
-    all = lanes.count == lanes.vectors * kPerVector && lanes.last[0] >= base + kBlock - 1 &&
-          lanes.first[lanes.count - 1] <= base;
+    for (Index n = 0; n < vectors; ++n) {
+      const Index low = n * kPerVector, high = std::min(low + kPerVector, lanes.count) - 1;
+      const Index from = std::clamp<Index>(lanes.first[low] - base, 0, kBlock);
+      const Index to = std::clamp<Index>(lanes.last[high] - base + 1, 0, kBlock);
+      begin[n] = from / kTileRows * kTileRows;
+      end[n] = std::max(begin[n], round_up(to, kTileRows));
+      all = all && high == low + kPerVector - 1 && lanes.last[low] - base >= kBlock - 1 &&
+            lanes.first[high] <= base;
+    }
     if (all) return;
-    for (Index i = 0; i < lanes.vectors * kPerVector; ++i) {
+    for (Index i = 0; i < vectors * kPerVector; ++i) {
       const Index low = std::clamp<Index>(lanes.first[i] - base, 0, kBlock);
       const Index high = std::clamp<Index>(lanes.last[i] - base, -1, kBlock);
       first[i / kPerVector][i % kPerVector] = static_cast<Exact<T>>(low);
@@ -293,83 +308,29 @@ struct Sight {
     const Vector key = Vector{} + static_cast<Exact<T>>(j);
     return (first[n] <= key) & (key <= last[n]);
   }
-};
-
-/// Writes the lanes' rows of x as columns: to[d / kTerms][lane][d % kTerms], zeros beside them.
-template <class T>
-void pack_columns(ConstView x, const Lanes<T>& lanes, Index width,
-                  typename Tiling<T>::Element* to) {
-  using Element = typename Tiling<T>::Element;
-  constexpr Index kTerms = Tiling<T>::kTerms;
-  constexpr Index kRow = Tiling<T>::kLanes * kTerms;
-  for (Index i = 0; i < lanes.vectors * Tiling<T>::kPerVector; ++i) {
-    const T* from = x.row<T>(lanes.row[i]) + lanes.column[i];
-    for (Index d = 0; d < padded<T>(width); ++d)
-      to[d / kTerms * kRow + i * kTerms + d % kTerms] =
-          i < lanes.count && d < width ? converted<Element>(from[d]) : Element{};
+  /// Calls f(first key, end of keys, first vector, number of vectors) for rectangles that cover
+  /// what is seen. Both bounds rise with the vectors, so those that see a key are neighbours.
+  template <class F>
+  void rectangles(F&& f) const {
+    const auto range = [&](Index j, Index& from, Index& count) {
+      from = count = 0;
+      while (from < vectors && end[from] <= j) ++from;
+      while (from + count < vectors && begin[from + count] <= j) ++count;
+    };
+    Index j = begin[0];
+    while (j < end[vectors - 1]) {
+      Index from, count, next = j + kTileRows;
+      range(j, from, count);
+      for (; next < end[vectors - 1]; next += kTileRows) {
+        Index next_from, next_count;
+        range(next, next_from, next_count);
+        if (next_from != from || next_count != count) break;
+      }
+      if (count > 0) f(j, next, from, count);
+      j = next;
+    }
   }
-}
-
-/// One row of `width` elements, zeros behind it; nothing but zeros where from is null.
-template <class T>
-void pack_row(const T* from, Index width, typename Tiling<T>::Element* to) {
-  using Element = typename Tiling<T>::Element;
-  const Index present = from == nullptr ? 0 : width;
-  for (Index d = 0; d < present; ++d) to[d] = converted<Element>(from[d]);
-  for (Index d = present; d < padded<T>(width); ++d) to[d] = Element{};
-}
-
-/// The same row as row j of a block that is kept in panels of kTileRows columns:
-/// to[d / kTileRows][j / kTerms][d % kTileRows][j % kTerms].
-template <class T>
-void pack_panels(const T* from, Index width, Index j, typename Tiling<T>::Element* to) {
-  using Element = typename Tiling<T>::Element;
-  constexpr Index kTerms = Tiling<T>::kTerms;
-  to += j / kTerms * kTileRows * kTerms + j % kTerms;
-  for (Index d0 = 0; d0 < padded<T>(width); d0 += kTileRows, to += kBlock * kTileRows)
-    for (Index d = 0; d < kTileRows; ++d)
-      to[d * kTerms] =
-          from != nullptr && d0 + d < width ? converted<Element>(from[d0 + d]) : Element{};
-}
-
-/// scores[j][lane] = key j . query, for the keys of [begin, end) of a block of rows.
-template <class T>
-void score(const typename Tiling<T>::Element* keys, const typename Tiling<T>::Element* queries,
-           Index width, const Sight<T>& sight, Index vectors, typename Tiling<T>::Vector* scores) {
-  const Index items = padded<T>(width) / Tiling<T>::kTerms;
-  for (Index j = sight.begin; j < sight.end; j += kTileRows)
-    multiply_lanes<T>(
-        Product<T>{.terms = items,
-                   .a = reinterpret_cast<const typename Tiling<T>::Item*>(keys) + j * items,
-                   .a_row = items,
-                   .a_term = 1,
-                   .b = reinterpret_cast<const typename Tiling<T>::Items*>(queries),
-                   .b_term = kTileVectors,
-                   .sums = scores + j * kTileVectors,
-                   .sums_row = kTileVectors},
-        vectors, nullptr);
-}
-
-/// sums[d][lane] = sums * factor + sum over the keys j of [begin, end) of panels[d][j]
-/// weights[j][lane].
-template <class T>
-void accumulate(const typename Tiling<T>::Element* panels, const typename Tiling<T>::Items* weights,
-                Index width, const Sight<T>& sight, Index vectors,
-                const typename Tiling<T>::Vector* factor, typename Tiling<T>::Vector* sums) {
-  constexpr Index kTerms = Tiling<T>::kTerms;
-  const Index begin = sight.begin / kTerms;
-  const auto* items = reinterpret_cast<const typename Tiling<T>::Item*>(panels);
-  for (Index d = 0; d < padded<T>(width); d += kTileRows)
-    multiply_lanes<T>(Product<T>{.terms = sight.end / kTerms - begin,
-                                 .a = items + (d * kBlock / kTerms + begin * kTileRows),
-                                 .a_row = 1,
-                                 .a_term = kTileRows,
-                                 .b = weights + begin * kTileVectors,
-                                 .b_term = kTileVectors,
-                                 .sums = sums + d * kTileVectors,
-                                 .sums_row = kTileVectors},
-                      vectors, factor);
-}
+};
 
 #if defined(__AVX512BF16__)
 typedef std::uint16_t HalfRegister __attribute__((vector_size(kVectorBytes / 2), may_alias));
@@ -386,6 +347,230 @@ typedef std::uint16_t HalfRegister __attribute__((vector_size(kVectorBytes / 2),
   return __builtin_convertvector(a, Wide) | __builtin_convertvector(b, Wide) << 16;
 }
 #endif
+
+[[gnu::always_inline]] inline Register<float>::Type load(const float* from) {
+  Register<float>::Type x;
+  __builtin_memcpy(&x, from, sizeof(x));
+  return x;
+}
+
+[[gnu::always_inline]] inline Register<double>::Type load(const double* from) {
+  Register<double>::Type x;
+  __builtin_memcpy(&x, from, sizeof(x));
+  return x;
+}
+
+[[gnu::always_inline]] inline Register<float>::Type load(const Bf16* from) {
+  typedef std::uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef std::uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+  Half x;
+  __builtin_memcpy(&x, from, sizeof(x));
+  return (Register<float>::Type)(__builtin_convertvector(x, Bits) << 16);
+}
+
+/// A vector of items from the elements of one row; zeros behind the first `present`.
+template <class T>
+[[gnu::always_inline]] inline typename Tiling<T>::Items load_items(const T* from, Index present) {
+  constexpr Index kCount = Tiling<T>::kPerVector * Tiling<T>::kTerms;
+  T part[kCount];
+  if (present < kCount) {
+    for (Index i = 0; i < kCount; ++i) part[i] = i < present ? from[i] : T{};
+    from = part;
+  }
+  if constexpr (Tiling<T>::kTerms == 1) {
+    return load(from);
+  } else {
+    typename Tiling<T>::Items x;
+    __builtin_memcpy(&x, from, sizeof(x));
+    return x;
+  }
+}
+
+/// Writes the first `count` elements of x.
+template <class T>
+[[gnu::always_inline]] inline void store(T* to, const typename Tiling<T>::Vector& x, Index count) {
+  if (count >= Tiling<T>::kPerVector) {
+    if constexpr (!std::is_same_v<T, Bf16>) {
+      __builtin_memcpy(to, &x, sizeof(x));
+    } else if constexpr (Tiling<T>::kTerms == 2) {
+#if defined(__AVX512BF16__)
+      const HalfRegister half = rounded(x);
+      __builtin_memcpy(&to->bits, &half, sizeof(half));
+#endif
+    } else {
+      for (Index i = 0; i < Tiling<T>::kPerVector; ++i) put(to[i], x[i]);
+    }
+    return;
+  }
+  for (Index i = 0; i < count; ++i) put(to[i], x[i]);
+}
+
+/// Swaps rows and lanes of as many vectors as a vector has lanes.
+template <class E, class Vector>
+[[gnu::always_inline]] inline void transpose(Vector* rows) {
+  using Number = std::conditional_t<sizeof(E) == 8, std::int64_t, std::int32_t>;
+  typedef Number Order __attribute__((vector_size(kVectorBytes)));
+  constexpr Index kCount = kVectorBytes / static_cast<Index>(sizeof(E));
+#pragma GCC unroll 4
+  for (Index step = 1; step < kCount; step *= 2) {
+    Order low, high;
+#pragma GCC unroll 16
+    for (Index i = 0; i < kCount; ++i) {
+      const bool odd = (i & step) != 0;
+      low[i] = static_cast<Number>(odd ? kCount + i - step : i);
+      high[i] = static_cast<Number>(odd ? kCount + i : i + step);
+    }
+#pragma GCC unroll 16
+    for (Index i = 0; i < kCount; ++i)
+      if ((i & step) == 0) {
+        const Vector a = rows[i], b = rows[i + step];
+        rows[i] = __builtin_shuffle(a, b, low);
+        rows[i + step] = __builtin_shuffle(a, b, high);
+      }
+  }
+}
+
+/// Writes the lanes' rows of x as columns: to[d / kTerms][lane][d % kTerms], zeros beside them.
+template <class T>
+[[gnu::noinline]] void pack_columns(ConstView x, const Lanes<T>& lanes, Index width,
+                                    typename Tiling<T>::Element* to) {
+  using Items = typename Tiling<T>::Items;
+  constexpr Index kPerVector = Tiling<T>::kPerVector, kTerms = Tiling<T>::kTerms;
+  const Index items = padded<T>(width) / kTerms;
+  auto* vectors = reinterpret_cast<Items*>(to);
+  for (Index n = 0; n < lanes.vectors; ++n)
+    for (Index t = 0; t < items; t += kPerVector) {
+      Items rows[kPerVector];
+      for (Index i = 0; i < kPerVector; ++i) {
+        const Index lane = n * kPerVector + i, d = t * kTerms;
+        rows[i] =
+            lane >= lanes.count
+                ? Items{}
+                : load_items<T>(x.row<T>(lanes.row[lane]) + lanes.column[lane] + d, width - d);
+      }
+      transpose<typename Tiling<T>::Item>(rows);
+      for (Index i = 0; i < std::min(kPerVector, items - t); ++i)
+        vectors[(t + i) * kTileVectors + n] = rows[i];
+    }
+}
+
+/// The way back: rows of y = sums[d][lane] * factors[lane].
+template <class T>
+[[gnu::noinline]] void unpack_columns(const typename Tiling<T>::Vector* sums,
+                                      const typename Tiling<T>::Vector* factors,
+                                      const Lanes<T>& lanes, Index width, View y) {
+  constexpr Index kPerVector = Tiling<T>::kPerVector;
+  for (Index n = 0; n < lanes.vectors; ++n)
+    for (Index d = 0; d < width; d += kPerVector) {
+      typename Tiling<T>::Vector rows[kPerVector];
+      for (Index i = 0; i < kPerVector; ++i)
+        rows[i] = sums[std::min(d + i, width - 1) * kTileVectors + n] * factors[n];
+      transpose<Exact<T>>(rows);
+      for (Index i = 0; i < std::min(kPerVector, lanes.count - n * kPerVector); ++i) {
+        const Index lane = n * kPerVector + i;
+        store<T>(y.row<T>(lanes.row[lane]) + lanes.column[lane] + d, rows[i], width - d);
+      }
+    }
+}
+
+/// One row of `width` elements, zeros behind it; nothing but zeros where from is null.
+template <class T>
+void pack_row(const T* from, Index width, typename Tiling<T>::Element* to) {
+  using Element = typename Tiling<T>::Element;
+  const Index present = from == nullptr ? 0 : width;
+#pragma omp simd
+  for (Index d = 0; d < present; ++d) to[d] = converted<Element>(from[d]);
+  for (Index d = present; d < padded<T>(width); ++d) to[d] = Element{};
+}
+
+/// Column d of kTerms rows as one item; rows that are null count as zeros.
+template <class T>
+[[gnu::always_inline]] inline typename Tiling<T>::Item item_of(const T* const* rows, Index d) {
+  if constexpr (Tiling<T>::kTerms == 1) {
+    return rows[0] == nullptr ? Exact<T>{} : get(rows[0][d]);
+  } else {
+    const std::uint32_t low = rows[0] == nullptr ? 0 : rows[0][d].bits;
+    const std::uint32_t high = rows[1] == nullptr ? 0 : rows[1][d].bits;
+    return low | high << 16;
+  }
+}
+
+/// kTerms rows as one row of items, zeros behind it.
+template <class T>
+void pack_items(const T* const* rows, Index width, typename Tiling<T>::Item* to) {
+  const T* const both[2] = {rows[0], rows[Tiling<T>::kTerms - 1]};
+  if (both[0] != nullptr && both[1] != nullptr) {
+#pragma omp simd
+    for (Index d = 0; d < width; ++d) to[d] = item_of<T>(both, d);
+  } else {
+    for (Index d = 0; d < width; ++d) to[d] = item_of<T>(both, d);
+  }
+  for (Index d = width; d < padded<T>(width); ++d) to[d] = 0;
+}
+
+/// kTerms rows as item j of a block that is kept in panels: to[d / kTileRows][j][d % kTileRows].
+template <class T>
+void pack_panels(const T* const* rows, Index width, Index j, typename Tiling<T>::Item* to) {
+  constexpr Index kPanel = kBlock / Tiling<T>::kTerms * kTileRows;
+  to += j * kTileRows;
+  Index d = 0;
+  if (rows[0] != nullptr && rows[Tiling<T>::kTerms - 1] != nullptr)
+    for (; d + kTileRows <= width; d += kTileRows, to += kPanel)
+#pragma omp simd
+      for (Index r = 0; r < kTileRows; ++r) to[r] = item_of<T>(rows, d + r);
+  for (; d < padded<T>(width); d += kTileRows, to += kPanel)
+    for (Index r = 0; r < kTileRows; ++r) to[r] = d + r < width ? item_of<T>(rows, d + r) : 0;
+}
+
+/// scores[j][lane] = key j . query, for the keys that are seen.
+template <class T>
+void score(const typename Tiling<T>::Element* keys, const typename Tiling<T>::Element* queries,
+           Index width, const Sight<T>& sight, typename Tiling<T>::Vector* scores) {
+  const Index items = padded<T>(width) / Tiling<T>::kTerms;
+  sight.rectangles([&](Index begin, Index end, Index n, Index count) {
+    for (Index j = begin; j < end; j += kTileRows)
+      multiply_lanes<T, Start::zero>(
+          Product<T>{.terms = items,
+                     .a = reinterpret_cast<const typename Tiling<T>::Item*>(keys) + j * items,
+                     .a_row = items,
+                     .a_term = 1,
+                     .b = reinterpret_cast<const typename Tiling<T>::Items*>(queries) + n,
+                     .b_term = kTileVectors,
+                     .sums = scores + j * kTileVectors + n,
+                     .sums_row = kTileVectors},
+          count);
+  });
+}
+
+/// sums[d][lane] = sums * factor + sum over the keys j that are seen of panels[d][j]
+/// weights[j][lane].
+template <class T>
+void accumulate(const typename Tiling<T>::Element* panels, const typename Tiling<T>::Items* weights,
+                Index width, const Sight<T>& sight, const typename Tiling<T>::Vector* factor,
+                typename Tiling<T>::Vector* sums) {
+  constexpr Index kTerms = Tiling<T>::kTerms;
+  const auto* items = reinterpret_cast<const typename Tiling<T>::Item*>(panels);
+  const bool scaled = factor != nullptr;
+  if (scaled && !sight.all)
+    for (Index d = 0; d < padded<T>(width); ++d)
+      for (Index n = 0; n < sight.vectors; ++n) sums[d * kTileVectors + n] *= factor[n];
+  sight.rectangles([&](Index begin, Index end, Index n, Index count) {
+    for (Index d = 0; d < padded<T>(width); d += kTileRows) {
+      const Product<T> p{.terms = (end - begin) / kTerms,
+                         .a = items + (d * kBlock + begin * kTileRows) / kTerms,
+                         .a_row = 1,
+                         .a_term = kTileRows,
+                         .b = weights + begin / kTerms * kTileVectors + n,
+                         .b_term = kTileVectors,
+                         .sums = sums + d * kTileVectors + n,
+                         .sums_row = kTileVectors};
+      if (scaled && sight.all)
+        multiply_lanes<T, Start::scaled>(p, count, factor);
+      else
+        multiply_lanes<T, Start::kept>(p, count);
+    }
+  });
+}
 
 }  // namespace
 }  // namespace samba

@@ -1,0 +1,197 @@
+#pragma once
+
+#include "kernels/cpu/attention_tile.h"
+
+// One token against its ring, which is bound by reading keys and values once: no tiles, no copies.
+// A task is kChunk keys of one span, for all heads, so that it reads whole rows one after another.
+// Chunks begin at multiples of kChunk of the position, and their sums are added in order.
+
+namespace samba {
+namespace {
+
+template <class T>
+class Steps {
+ public:
+  Steps(CpuStream& stream, const op::Attention& op, const Array<Span>& spans)
+      : stream_(stream), op_(op), spans_(spans), first_task_(stream, spans.count + 1) {
+    first_task_[0] = 0;
+    for (Index i = 0; i < spans.count; ++i)
+      first_task_[i + 1] =
+          first_task_[i] + spans[i].position / kChunk - first_key(spans[i]) / kChunk + 1;
+  }
+
+  void run() {
+    const Index heads = op_.heads.heads, width = op_.heads.width, tasks = first_task_[spans_.count];
+    sums_ = Matrix(stream_, DType::f32, tasks, heads * width);
+    largest_ = Matrix(stream_, DType::f32, tasks, heads);
+    totals_ = Matrix(stream_, DType::f32, tasks, heads);
+    queries_ = Matrix(stream_, DType::f32, spans_.count, heads * width);
+    weights_ = Matrix(stream_, DType::f32, stream_.threads(), heads * kChunk);
+    for (Index i = 0; i < spans_.count; ++i) prepare(i);
+    parallel_tasks(stream_, tasks, [&](Index task) { attend(task); });
+    parallel_tasks(stream_, spans_.count, [&](Index i) { finish(i); });
+  }
+
+ private:
+  using Vector = Register<float>::Type;
+  static constexpr Index kChunk = 128;
+  static constexpr Index kRows = 8;  // keys in flight
+  static constexpr Index kVector = Tiling<float>::kPerVector;
+
+  Index first_key(const Span& span) const {
+    return std::max<Index>(0, span.position - op_.window + 1);
+  }
+
+  /// The sum, or with kLargest the largest, of the elements.
+  template <bool kLargest>
+  [[gnu::always_inline]] static float fold(Vector x) {
+    typedef std::int32_t Order __attribute__((vector_size(kVectorBytes)));
+    for (Index half = kVector / 2; half > 0; half /= 2) {
+      Order order;
+      for (Index i = 0; i < kVector; ++i) order[i] = static_cast<std::int32_t>(i ^ half);
+      const Vector other = __builtin_shuffle(x, order);
+      if constexpr (kLargest)
+        x = x < other ? other : x;
+      else
+        x += other;
+    }
+    return x[0];
+  }
+
+  /// Leaves the token's key and value in the ring, where attend() finds all of them.
+  void prepare(Index i) {
+    const Span& span = spans_[i];
+    const Index cols = op_.k.cols, capacity = op_.key_state.cols / cols;
+    const Index at = span.position % capacity * cols;
+    const auto bytes = static_cast<std::size_t>(cols) * sizeof(T);
+    __builtin_memcpy(op_.key_state.row<T>(span.slot) + at, op_.k.row<T>(span.first), bytes);
+    __builtin_memcpy(op_.value_state.row<T>(span.slot) + at, op_.v.row<T>(span.first), bytes);
+    for (Index d = 0; d < op_.q.cols; ++d)
+      queries_.row<float>(i)[d] = get(op_.q.row<T>(span.first)[d]);
+  }
+
+  void attend(Index task) {
+    Index i = 0;
+    while (first_task_[i + 1] <= task) ++i;
+    const Span& span = spans_[i];
+    const Index base = (first_key(span) / kChunk + task - first_task_[i]) * kChunk;
+    const Index first = std::max(base, first_key(span));
+    const Index last = std::min(base + kChunk - 1, span.position);
+    const Index begin = (first - base) / kRows * kRows, end = round_up(last - base + 1, kRows);
+    float* weights = weights_.row<float>(omp_get_thread_num());
+    const T* rows[kRows];
+    for (Index j = begin; j < end; j += kRows) {
+      find(op_.key_state, span, std::max(base + j, first), base + j, last, rows);
+      for (Index h = 0; h < op_.heads.heads; ++h) score(i, h, rows, weights + h * kChunk + j);
+    }
+    for (Index h = 0; h < op_.heads.heads; ++h)
+      weigh(weights + h * kChunk, first - base, last - base, largest_.row<float>(task)[h],
+            totals_.row<float>(task)[h]);
+    float* sums = sums_.row<float>(task);
+    for (Index d = 0; d < sums_.cols(); ++d) sums[d] = 0;
+    for (Index j = begin; j < end; j += kRows) {
+      find(op_.value_state, span, std::max(base + j, first), base + j, last, rows);
+      for (Index h = 0; h < op_.heads.heads; ++h) add(h, rows, weights + h * kChunk + j, sums);
+    }
+  }
+
+  /// Rows of the ring of kRows positions from `from` on; those outside [first, last] repeat one
+  /// inside.
+  void find(ConstView state, const Span& span, Index first, Index from, Index last,
+            const T* (&rows)[kRows]) const {
+    const Index cols = op_.k.cols, capacity = state.cols / cols;
+    for (Index r = 0; r < kRows; ++r)
+      rows[r] = state.row<T>(span.slot) + std::clamp(from + r, first, last) % capacity * cols;
+  }
+
+  /// scores[r] = query of head h . key in rows[r]
+  void score(Index i, Index h, const T* const (&rows)[kRows], float* scores) const {
+    const Index width = op_.heads.width;
+    const Index column = h / (op_.heads.heads / op_.heads.kv_heads) * width;
+    const float* q = queries_.row<float>(i) + h * width;
+    Vector sums[kRows] = {};
+    Index d = 0;
+    for (; d + kVector <= width; d += kVector) {
+      const Vector x = load(q + d);
+#pragma GCC unroll 8
+      for (Index r = 0; r < kRows; ++r) sums[r] += x * load(rows[r] + column + d);
+    }
+#pragma GCC unroll 8
+    for (Index r = 0; r < kRows; ++r) scores[r] = fold<false>(sums[r]);
+    for (; d < width; ++d)
+      for (Index r = 0; r < kRows; ++r) scores[r] += q[d] * get(rows[r][column + d]);
+  }
+
+  /// Turns the scores of keys first .. last into weights, all others into 0.
+  void weigh(float* scores, Index first, Index last, float& largest, float& total) const {
+    const auto scale = static_cast<float>(op_.scale * kLog2e);
+    for (Index j = 0; j < kChunk; ++j)
+      scores[j] = j < first || j > last ? static_cast<float>(kNothing) : scores[j] * scale;
+    Vector most = load(scores);
+    for (Index j = kVector; j < kChunk; j += kVector) {
+      const Vector s = load(scores + j);
+      most = most < s ? s : most;
+    }
+    largest = fold<true>(most);
+    Vector sum = {};
+    for (Index j = 0; j < kChunk; j += kVector) {
+      const Vector s = load(scores + j);
+      const Vector w = s <= static_cast<float>(kNothing / 2) ? Vector{} : power_of_two(s - largest);
+      sum += w;
+      __builtin_memcpy(scores + j, &w, sizeof(w));
+    }
+    total = fold<false>(sum);
+  }
+
+  /// sums of head h += weights[r] * value in rows[r]
+  void add(Index h, const T* const (&rows)[kRows], const float* weights, float* sums) const {
+    const Index width = op_.heads.width;
+    const Index column = h / (op_.heads.heads / op_.heads.kv_heads) * width;
+    sums += h * width;
+    Index d = 0;
+    for (; d + kVector <= width; d += kVector) {
+      Vector sum = load(sums + d);
+#pragma GCC unroll 8
+      for (Index r = 0; r < kRows; ++r) sum += weights[r] * load(rows[r] + column + d);
+      __builtin_memcpy(sums + d, &sum, sizeof(sum));
+    }
+    for (; d < width; ++d)
+      for (Index r = 0; r < kRows; ++r) sums[d] += weights[r] * get(rows[r][column + d]);
+  }
+
+  /// Adds up the chunks of span i.
+  void finish(Index i) const {
+    const Index first = first_task_[i], end = first_task_[i + 1], width = op_.heads.width;
+    for (Index h = 0; h < op_.heads.heads; ++h) {
+      float largest = largest_.row<float>(first)[h], total = 0;
+      for (Index t = first + 1; t < end; ++t)
+        largest = std::max(largest, largest_.row<float>(t)[h]);
+      float* sums = sums_.row<float>(first) + h * width;
+      for (Index t = first; t < end; ++t) {
+        const Vector factors = power_of_two(Vector{} + (largest_.row<float>(t)[h] - largest));
+        const float factor = factors[0];
+        const float* chunk = sums_.row<float>(t) + h * width;
+        total += factor * totals_.row<float>(t)[h];
+        for (Index d = 0; d < width; ++d) sums[d] = factor * chunk[d] + (t > first ? sums[d] : 0);
+      }
+      T* y = op_.y.row<T>(spans_[i].first) + h * width;
+      for (Index d = 0; d < width; ++d) put(y[d], sums[d] / total);
+      if (!op_.lse.empty())
+        op_.lse.row<float>(spans_[i].first)[h] =
+            (largest + std::log2(total)) * static_cast<float>(kLn2);
+    }
+  }
+
+  CpuStream& stream_;
+  const op::Attention& op_;
+  const Array<Span>& spans_;
+  Array<Index> first_task_;  ///< of each span; behind the last their number
+  Matrix queries_;           ///< [spans, H * K]
+  Matrix weights_;           ///< [threads, H * kChunk]
+  Matrix sums_;              ///< [tasks, H * K]: weights times values
+  Matrix largest_;           ///< [tasks, H], as exponents of two
+  Matrix totals_;            ///< [tasks, H]: the sums of the weights
+};
+
+}  // namespace
+}  // namespace samba
