@@ -283,29 +283,37 @@ class Backward {
     });
   }
 
-  /// Adds up the parts' sums of one block.
+  /// Adds up the parts' sums of one block, in the first of them.
   void finish(Index head, Index block, Index sums) {
     const Piece& piece = piece_of(pieces_, block, &Piece::packed);
     const Index b = piece.first_block + block - piece.packed, i = &piece - &pieces_[0];
-    const Index begin = std::max<Index>(0, piece.span.position - b * kBlock);
-    const Index end = std::min(kBlock, piece.span.position + piece.span.length - b * kBlock);
-    for (Index j = begin; j < end; ++j) {
-      const Index row = piece.span.first + b * kBlock + j - piece.span.position;
-      T* dk = op_.dk.template row<T>(row) + head * op_.heads.width;
-      T* dv = op_.dv.template row<T>(row) + head * op_.heads.width;
-      for (Index d = 0; d < op_.heads.width; ++d) {
-        E key = 0, value = 0;
-        for (Index p = first_part_[i]; p < first_part_[i + 1]; ++p) {
-          const Part& part = parts_[p];
-          if (b < part.first_block || b >= part.first_block + part.blocks) continue;
-          const Index at = sums + part.before + b - part.first_block;
-          key += dk_.template row<E>(at)[j * width_ + d];
-          value += dv_.template row<E>(at)[j * width_ + d];
-        }
-        put(dk[d], key * static_cast<E>(op_.scale));
-        put(dv[d], value);
+    E* dk = nullptr;
+    E* dv = nullptr;
+    for (Index p = first_part_[i]; p < first_part_[i + 1]; ++p) {
+      const Part& part = parts_[p];
+      if (b < part.first_block || b >= part.first_block + part.blocks) continue;
+      E* more_dk = dk_.template row<E>(sums + part.before + b - part.first_block);
+      E* more_dv = dv_.template row<E>(sums + part.before + b - part.first_block);
+      if (dk != nullptr) {
+#pragma omp simd
+        for (Index at = 0; at < kBlock * width_; ++at) dk[at] += more_dk[at], dv[at] += more_dv[at];
+      } else {
+        dk = more_dk;
+        dv = more_dv;
       }
     }
+    const Index base = b * kBlock - piece.span.position;
+    const Index end = std::min(kBlock, piece.span.length - base);
+    for (Index j = std::max<Index>(0, -base); j < end; ++j) {
+      write(op_.dk, piece.span.first + base + j, head, dk + j * width_, static_cast<E>(op_.scale));
+      write(op_.dv, piece.span.first + base + j, head, dv + j * width_, E{1});
+    }
+  }
+
+  void write(View to, Index row, Index head, const E* sums, E scale) const {
+    T* columns = to.row<T>(row) + head * op_.heads.width;
+#pragma omp simd
+    for (Index d = 0; d < op_.heads.width; ++d) put(columns[d], sums[d] * scale);
   }
 
   CpuStream& stream_;
