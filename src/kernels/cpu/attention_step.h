@@ -27,6 +27,7 @@ class Steps {
     totals_ = Matrix(stream_, DType::f32, tasks, heads);
     queries_ = Matrix(stream_, DType::f32, spans_.count, heads * width);
     weights_ = Matrix(stream_, DType::f32, stream_.threads(), heads * kChunk);
+    rows_ = Matrix(stream_, DType::f32, stream_.threads(), kRows * width);
     for (Index i = 0; i < spans_.count; ++i) prepare(i);
     parallel_tasks(stream_, tasks, [&](Index task) { attend(task); });
     parallel_tasks(stream_, spans_.count, [&](Index i) { finish(i); });
@@ -58,6 +59,34 @@ class Steps {
     return x[0];
   }
 
+  /// Writes the sum of the elements of each of kRows vectors.
+  [[gnu::always_inline]] static void fold_rows(Vector* rows, float* sums) {
+    typedef std::int32_t Order __attribute__((vector_size(kVectorBytes)));
+    Index count = kRows;
+    // A vector holds runs of partial sums, one for each row that has gone into it. A step halves
+    // the runs and joins two vectors.
+#pragma GCC unroll 4
+    for (Index run = kVector; run > 1; run /= 2) {
+      Order low, high;
+#pragma GCC unroll 16
+      for (Index i = 0; i < kVector; ++i) {
+        const Index of_half = i % (kVector / 2), half = run / 2;
+        const Index at = i / (kVector / 2) * kVector + of_half / half * run + of_half % half;
+        low[i] = static_cast<std::int32_t>(at);
+        high[i] = static_cast<std::int32_t>(at + half);
+      }
+      const Index joined = std::max<Index>(1, count / 2);
+#pragma GCC unroll 4
+      for (Index i = 0; i < joined; ++i) {
+        const Vector a = rows[2 * i % count], b = rows[(2 * i + 1) % count];
+        rows[i] = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+      }
+      count = joined;
+    }
+    for (Index i = 0; i < count; ++i)
+      __builtin_memcpy(sums + i * kVector, &rows[i], std::min(kRows, kVector) * sizeof(float));
+  }
+
   /// Leaves the token's key and value in the ring, where attend() finds all of them.
   void prepare(Index i) {
     const Span& span = spans_[i];
@@ -79,20 +108,65 @@ class Steps {
     const Index last = std::min(base + kChunk - 1, span.position);
     const Index begin = (first - base) / kRows * kRows, end = round_up(last - base + 1, kRows);
     float* weights = weights_.row<float>(omp_get_thread_num());
-    const T* rows[kRows];
+    float* sums = sums_.row<float>(task);
+    const float* queries = queries_.row<float>(i);
     for (Index j = begin; j < end; j += kRows) {
-      find(op_.key_state, span, std::max(base + j, first), base + j, last, rows);
-      for (Index h = 0; h < op_.heads.heads; ++h) score(i, h, rows, weights + h * kChunk + j);
+      const T* rows[kRows];
+      find(op_.key_state, span, first, base + j + kRows, last, rows);
+      prefetch(rows);
+      find(op_.key_state, span, first, base + j, last, rows);
+      for_each_head(rows, [&](Index h, const auto* const* keys) {
+        score(queries + h * op_.heads.width, keys, weights + h * kChunk + j);
+      });
     }
     for (Index h = 0; h < op_.heads.heads; ++h)
       weigh(weights + h * kChunk, first - base, last - base, largest_.row<float>(task)[h],
             totals_.row<float>(task)[h]);
-    float* sums = sums_.row<float>(task);
     for (Index d = 0; d < sums_.cols(); ++d) sums[d] = 0;
     for (Index j = begin; j < end; j += kRows) {
-      find(op_.value_state, span, std::max(base + j, first), base + j, last, rows);
-      for (Index h = 0; h < op_.heads.heads; ++h) add(h, rows, weights + h * kChunk + j, sums);
+      const T* rows[kRows];
+      find(op_.value_state, span, first, base + j + kRows, last, rows);
+      prefetch(rows);
+      find(op_.value_state, span, first, base + j, last, rows);
+      for_each_head(rows, [&](Index h, const auto* const* values) {
+        add(values, weights + h * kChunk + j, sums + h * op_.heads.width);
+      });
     }
+  }
+
+  /// Calls f(h, rows of its kv head); heads that share bf16 rows find them widened once.
+  template <class F>
+  [[gnu::always_inline]] void for_each_head(const T* const* rows, F&& f) const {
+    const Index width = op_.heads.width, group = op_.heads.heads / op_.heads.kv_heads;
+    const bool widened = group > 1 && std::is_same_v<T, Bf16>;
+    const T* narrow[kRows];
+    const float* wide[kRows];
+    for (Index g = 0; g < op_.heads.kv_heads; ++g) {
+      for (Index r = 0; r < kRows; ++r) narrow[r] = rows[r] + g * width;
+      if (widened)
+        for (Index r = 0; r < kRows; ++r) {
+          float* to = rows_.row<float>(omp_get_thread_num()) + r * width;
+#pragma omp simd
+          for (Index d = 0; d < width; ++d) to[d] = get(narrow[r][d]);
+          wide[r] = to;
+        }
+      for (Index h = g * group; h < (g + 1) * group; ++h) {
+        if (widened)
+          f(h, wide);
+        else
+          f(h, narrow);
+      }
+    }
+  }
+
+  /// Asks for rows that are needed next. Where heads share rows the work on a few of them lasts too
+  /// long for the machine to see the pattern; elsewhere it does.
+  void prefetch(const T* const* rows) const {
+    if (op_.heads.heads == op_.heads.kv_heads) return;
+    const Index bytes = op_.k.cols * static_cast<Index>(sizeof(T));
+    for (Index r = 0; r < kRows; ++r)
+      for (Index b = 0; b < bytes; b += 64)
+        __builtin_prefetch(reinterpret_cast<const std::byte*>(rows[r]) + b, 0, 2);
   }
 
   /// Rows of the ring of kRows positions from `from` on; those outside [first, last] repeat one
@@ -104,22 +178,20 @@ class Steps {
       rows[r] = state.row<T>(span.slot) + std::clamp(from + r, first, last) % capacity * cols;
   }
 
-  /// scores[r] = query of head h . key in rows[r]
-  void score(Index i, Index h, const T* const (&rows)[kRows], float* scores) const {
+  /// scores[r] = q . key in rows[r]
+  template <class Row>
+  void score(const float* q, const Row* const* rows, float* scores) const {
     const Index width = op_.heads.width;
-    const Index column = h / (op_.heads.heads / op_.heads.kv_heads) * width;
-    const float* q = queries_.row<float>(i) + h * width;
     Vector sums[kRows] = {};
     Index d = 0;
     for (; d + kVector <= width; d += kVector) {
       const Vector x = load(q + d);
 #pragma GCC unroll 8
-      for (Index r = 0; r < kRows; ++r) sums[r] += x * load(rows[r] + column + d);
+      for (Index r = 0; r < kRows; ++r) sums[r] += x * load(rows[r] + d);
     }
-#pragma GCC unroll 8
-    for (Index r = 0; r < kRows; ++r) scores[r] = fold<false>(sums[r]);
+    fold_rows(sums, scores);
     for (; d < width; ++d)
-      for (Index r = 0; r < kRows; ++r) scores[r] += q[d] * get(rows[r][column + d]);
+      for (Index r = 0; r < kRows; ++r) scores[r] += q[d] * get(rows[r][d]);
   }
 
   /// Turns the scores of keys first .. last into weights, all others into 0.
@@ -143,20 +215,19 @@ class Steps {
     total = fold<false>(sum);
   }
 
-  /// sums of head h += weights[r] * value in rows[r]
-  void add(Index h, const T* const (&rows)[kRows], const float* weights, float* sums) const {
+  /// sums += weights[r] * value in rows[r]
+  template <class Row>
+  void add(const Row* const* rows, const float* weights, float* sums) const {
     const Index width = op_.heads.width;
-    const Index column = h / (op_.heads.heads / op_.heads.kv_heads) * width;
-    sums += h * width;
     Index d = 0;
     for (; d + kVector <= width; d += kVector) {
       Vector sum = load(sums + d);
 #pragma GCC unroll 8
-      for (Index r = 0; r < kRows; ++r) sum += weights[r] * load(rows[r] + column + d);
+      for (Index r = 0; r < kRows; ++r) sum += weights[r] * load(rows[r] + d);
       __builtin_memcpy(sums + d, &sum, sizeof(sum));
     }
     for (; d < width; ++d)
-      for (Index r = 0; r < kRows; ++r) sums[d] += weights[r] * get(rows[r][column + d]);
+      for (Index r = 0; r < kRows; ++r) sums[d] += weights[r] * get(rows[r][d]);
   }
 
   /// Adds up the chunks of span i.
@@ -188,6 +259,7 @@ class Steps {
   Array<Index> first_task_;  ///< of each span; behind the last their number
   Matrix queries_;           ///< [spans, H * K]
   Matrix weights_;           ///< [threads, H * kChunk]
+  Matrix rows_;              ///< [threads, kRows * K]: rows of one kv head, widened
   Matrix sums_;              ///< [tasks, H * K]: weights times values
   Matrix largest_;           ///< [tasks, H], as exponents of two
   Matrix totals_;            ///< [tasks, H]: the sums of the weights
