@@ -1,0 +1,21 @@
+#pragma once
+
+#include "core/stream.h"
+
+/// What this machine can do at this moment, to divide measured rates by. Shared machines change
+/// within minutes: probe beside what is measured. Every probe takes about 50 ms, uses the stream's
+/// threads and returns the best of several runs.
+namespace samba::bench {
+
+/// f32 multiplications and additions per second, in registers.
+double probe_f32(const Stream&);
+/// bf16 multiplications and additions per second (VDPBF16PS); the f32 rate on tiers without it.
+double probe_bf16(const Stream&);
+/// The one of the two that kernels of this dtype are bound by.
+double probe_flops(const Stream&, DType);
+/// Bytes read per second from memory, beyond all caches.
+double probe_read(const Stream&);
+/// 2^x per second in f32: range reduction, a polynomial of degree 5, exponent.
+double probe_exp2(const Stream&);
+
+}  // namespace samba::bench
