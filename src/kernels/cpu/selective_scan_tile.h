@@ -28,11 +28,15 @@ constexpr Index tiles_of(Index channels) {
 template <class R>
 void load_decay(ConstView a_log, Index e, Row<R>* a) {
   using L = Lanes<R>;
-  for (Index n = 0; n < a_log.cols; ++n) {
-    for (Index i = 0; i < kTile; ++i) a[n][i] = e + i < a_log.rows ? a_log.row<R>(e + i)[n] : 0;
+  const Index states = a_log.cols, count = std::min(kTile, a_log.rows - e);
+  if (count < kTile) std::fill_n(a[0], states * kTile, R{0});
+  for (Index i = 0; i < count; ++i) {
+    const R* row = a_log.row<R>(e + i);
+    for (Index n = 0; n < states; ++n) a[n][i] = row[n];
+  }
+  for (Index n = 0; n < states; ++n)
     for (Index i = 0; i < kTile; i += L::kCount)
       (exp(L::load(a[n] + i)) * L::all(static_cast<R>(-1.44269504088896340736))).store(a[n] + i);
-  }
 }
 
 /// Reads the tile from channel e on of a state; `count` is the number of its channels.

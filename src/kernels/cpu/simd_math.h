@@ -6,8 +6,8 @@
 
 #include "kernels/cpu/simd.h"
 
-// Arithmetic and elementary functions on registers of numbers. Errors are largest relative errors
-// and are tested; the plain tier takes the library's functions, lane by lane.
+// Arithmetic and elementary functions on registers of numbers. Errors are relative, the
+// largest found by trying; the plain tier takes the library's functions, lane by lane.
 
 namespace samba {
 namespace {
@@ -66,7 +66,7 @@ alignas(64) constexpr float kExp2Table[32] = {
     1.5759809f, 1.6104903f, 1.6457555f,  1.6817929f, 1.7186193f, 1.7562522f, 1.7947091f,
     1.834008f,  1.8741677f, 1.9152066f,  1.9571441f};
 
-/// 2^x; error below 2e-7, infinity and 0 where the result is out of range.
+/// 2^x; error below 2.2e-7, infinity and 0 where the result is out of range.
 [[gnu::always_inline]] inline Lanes<float> exp2(Lanes<float> x) {
   constexpr int kToThirtySeconds = 5 << 4;
   const __m512 n = _mm512_roundscale_ps(x.v, kToThirtySeconds);
@@ -110,7 +110,7 @@ alignas(32) constexpr std::uint32_t kExp2Table[8] = {0x3f800000,
 
 #endif
 
-/// e^x for x below 87; error below 2e-7 + |x| 6e-8, the latter what rounding x has cost already.
+/// e^x for x below 87; error below 3e-7 + |x| 6e-8, the latter what rounding x has cost already.
 [[gnu::always_inline]] inline Lanes<float> exp(Lanes<float> x) {
   return exp2(x * Lanes<float>::all(1.44269504f));
 }
