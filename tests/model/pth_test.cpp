@@ -249,6 +249,10 @@ TEST_F(Pth, RefusesAPickleThatMisusesItsStack) {
         "R",  "b",   "q",      "N(\x85", "](\x61", "}(Ns", "}NN(s", "(",     "((",     "(N",
         "NN", "NNa", "](NNeN", "NNNs",   "}(Nu",   "](Nu", "h",     "q\5",   "r\1"})
     expect_pickle_refused(pickled, "");
+  // What stands below a mark belongs to what the mark began.
+  for (const char* pickled : {"N(\x85", "NN(\x86", "](a", "}(Ns", "N(q\1", "N(b"})
+    expect_pickle_refused(pickled, "too few of them");
+  expect_pickle_refused("]((e", "nothing to add to");
   expect_pickle_refused(std::string("h\0", 2), "memo place 0");
   expect_pickle_refused("Nq\1h\2", "memo place 2");
   expect_pickle_refused("N.N", "after the end");
