@@ -31,7 +31,8 @@ class Engine {
     std::int32_t vocabulary = 0;  ///< ids that may be generated; 0: the model's
   };
 
-  /// The model should be packed. Throws an Error when a growing state is given no context.
+  /// The model should be packed. Throws an Error for options that cannot be, and when a growing
+  /// state is given no context.
   Engine(Model&, const Options&);
 
   /// Throws an Error for an empty prompt, an id outside the model, or a sequence that would outgrow

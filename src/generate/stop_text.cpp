@@ -12,8 +12,17 @@ StopText::StopText(std::vector<std::string> stops) : stops_(std::move(stops)) {
 std::string StopText::push(const std::string& text) {
   if (stopped_) return {};
   held_ += text;
-  std::size_t first = std::string::npos;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
+  // Of several the one that is complete first, as if the text came letter by letter: what is shown
+  // must not depend on where tokens end.
+  std::size_t first = std::string::npos, end = std::string::npos;
+  for (const std::string& stop : stops_) {
+    const std::size_t begin = held_.find(stop);
+    if (begin == std::string::npos) continue;
+    if (std::pair(begin + stop.size(), begin) < std::pair(end, first)) {
+      first = begin;
+      end = begin + stop.size();
+    }
+  }
   if (first != std::string::npos) {
     stopped_ = true;
     held_.resize(first);

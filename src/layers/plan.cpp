@@ -1,8 +1,20 @@
 #include <cmath>
 
+#include "core/error.h"
 #include "layers/layer.h"
 
 namespace samba {
+namespace {
+
+/// Values of a matrix: sums and products with element sizes and contexts then fit an Index.
+constexpr Index kMostValues = Index{1} << 34;
+
+void expect_values(const std::string& name, Index rows, Index cols) {
+  if (cols > 0 && rows > kMostValues / cols)
+    fail(name, ": expected at most ", kMostValues, " values, found [", rows, ", ", cols, "]");
+}
+
+}  // namespace
 
 Init InitScheme::linear(Index fan_in) const {
   if (neox) return {Init::Kind::normal, std::sqrt(2.0 / (5.0 * static_cast<double>(d_model)))};
@@ -27,6 +39,7 @@ Plan Plan::inside(std::string_view scope) const {
 Parameter& Plan::add(std::string_view name, Index rows, Index cols, Init init) {
   Parameter& p = parameters_.emplace_back();
   p.name = scope_ + std::string(name);
+  expect_values(p.name, rows, cols);
   p.rows = rows;
   p.cols = cols;
   p.init = init;
@@ -51,6 +64,7 @@ Parameter& Plan::exact(std::string_view name, Index rows, Index cols, Init init)
 
 StateId Plan::state(std::string_view name, Index width, DType dtype) {
   states_.push_back({scope_ + std::string(name), width, false, dtype});
+  expect_values(states_.back().name, 1, width);
   return static_cast<StateId>(states_.size()) - 1;
 }
 

@@ -37,6 +37,7 @@ void expand(const Json& list, const std::string& place, std::vector<Json>& out) 
       if (!entry.contains("layers")) fail(here, ": repeat: expected \"layers\" beside it");
       std::vector<Json> inner;
       expand(entry.at("layers"), here + ".layers", inner);
+      if (inner.empty()) continue;  // however often
       for (Index k = 0; k < repeat && out.size() <= kMostLayers; ++k)
         out.insert(out.end(), inner.begin(), inner.end());
     }

@@ -3,9 +3,7 @@
 #include <cmath>
 
 namespace samba::test {
-namespace {
 
-/// Values near those that training finds; noise hides nothing behind ones and zeros.
 Host values_of(const Parameter& p, int seed) {
   Host x = random(p.rows, p.cols, p.exact ? DType::f32 : DType::bf16, seed,
                   1 / std::sqrt(static_cast<double>(p.cols)));
@@ -19,8 +17,6 @@ Host values_of(const Parameter& p, int seed) {
     }
   return x;
 }
-
-}  // namespace
 
 SmallLayer::SmallLayer(const Json& entry, Tier tier, DType dtype, int threads)
     : stream_(threads, tier), dtype_(dtype) {

@@ -9,6 +9,10 @@
 
 namespace samba::test {
 
+/// Values near those that training finds; noise hides nothing behind ones and zeros. Exact
+/// parameters are f32 values, the others bf16 values, whatever the dtype of the model.
+Host values_of(const Parameter&, int seed);
+
 /// One layer outside of a model, with weights that are the same in every dtype: exact parameters
 /// are f32 values, the others bf16 values.
 class SmallLayer {

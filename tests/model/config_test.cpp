@@ -1,0 +1,159 @@
+#include "model/config.h"
+
+#include <gtest/gtest.h>
+
+#include "model/allocations.h"
+#include "model/model.h"
+#include "support/shared.h"
+
+namespace samba::test {
+namespace {
+
+/// A good configuration of two layers, changed by a JSON merge patch.
+Json document(const char* patch = "{}") {
+  Json config = parse_json(R"({"name": "n", "vocab": 64, "d_model": 32, "layers": [
+      {"type": "mamba"}, {"type": "attention", "heads": 4, "window": 8}]})",
+                           "test");
+  config.merge_patch(parse_json(patch, "patch"));
+  return config;
+}
+
+/// The error of reading the document and building the model.
+std::string error_with(const char* patch) {
+  return error_of([&] {
+    Stream stream(1, Tier::plain);
+    const Model model(model_config(document(patch), "c.json"), stream, DType::f32);
+  });
+}
+
+TEST(Config, NamesThePlaceOfWhatItRefuses) {
+  EXPECT_EQ(error_with("{}"), "");
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"d_modle": 3})", "c.json: unknown key \"d_modle\"; expected one of name, vocab,"},
+      {R"({"vocab": 0})", "c.json: vocab: expected 1 to 16777216, found 0"},
+      {R"({"vocab": null})", "c.json: vocab: expected 1 to 16777216, found 0"},
+      {R"({"vocab": "64"})", "c.json: vocab: expected a whole number, found \"64\""},
+      {R"({"vocab": 6.5})", "c.json: vocab: expected a whole number, found 6.5"},
+      {R"({"vocab": 18446744073709551615})", "c.json: vocab: expected a whole number, found 18446"},
+      {R"({"d_model": 9223372036854775807})", "c.json: d_model: expected 1 to 16777216, found"},
+      {R"({"context": 0})", "c.json: context: expected 1 to 16777216, found 0"},
+      {R"({"tied": 1})", "c.json: tied: expected true or false, found 1"},
+      {R"({"name": 7})", "c.json: name: expected a string, found 7"},
+      {R"({"norm_eps": -1})", "c.json: norm_eps: expected 0 or more, found -1"},
+      {R"({"init": "xavier"})", "c.json: init: expected mamba or neox, found \"xavier\""},
+      {R"({"layers": null})", "c.json: expected a key \"layers\""},
+      {R"({"layers": {"type": "mamba"}})", "c.json: layers: expected a list, found {"},
+      {R"({"layers": [3]})", "c.json: layers[0]: expected an object, found 3"},
+      {R"({"layers": [{"heads": 4}]})", "layers[0]: expected an object with a \"type\""},
+      {R"({"layers": [{"type": 3}]})", "layers[0]: expected an object with a \"type\""},
+      {R"({"layers": [{"type": "mamba"}, {"type": "rwkv"}]})",
+       "layers[1]: unknown type \"rwkv\"; expected one of attention, mamba, swiglu"},
+      {R"({"layers": [{"type": "mamba", "heads": 4}]})", "layers[0]: unknown key \"heads\""},
+      {R"({"layers": [{"type": "mamba", "d_state": "16"}]})",
+       "layers[0]: d_state: expected a whole number, found \"16\""},
+  };
+  for (const auto& [patch, message] : cases)
+    EXPECT_NE(error_with(patch).find(message), std::string::npos)
+        << patch << ": " << error_with(patch);
+}
+
+TEST(Config, RefusesLayersThatCannotBe) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"type": "attention", "heads": 0})", "layers.0.heads: expected at least 1, found 0"},
+      {R"({"type": "attention", "heads": -4})", "layers.0.heads: expected at least 1, found -4"},
+      {R"({"type": "attention", "heads": 5})",
+       "layers.0.heads: expected a divisor of d_model = 32, found 5"},
+      {R"({"type": "attention", "heads": 4, "kv_heads": 3})",
+       "layers.0.kv_heads: expected a divisor of heads = 4, found 3"},
+      {R"({"type": "attention", "heads": 4, "kv_heads": -1})",
+       "layers.0.kv_heads: expected a divisor of heads = 4, found -1"},
+      {R"({"type": "attention", "heads": 4, "window": -1})",
+       "layers.0.window: expected at least 1, or 0 for none, found -1"},
+      {R"({"type": "attention", "heads": 32})", "expected an even number with rope, found 1"},
+      {R"({"type": "attention", "heads": 4, "rope_base": 0})", "rope_base: expected more than 1"},
+      {R"({"type": "mamba", "d_state": 0})", "layers.0.d_state: expected at least 1, found 0"},
+      {R"({"type": "mamba", "d_conv": 0})", "layers.0.d_conv: expected at least 1, found 0"},
+      {R"({"type": "mamba", "expand": -1})", "layers.0.expand: expected at least 1, found -1"},
+      {R"({"type": "mamba", "dt_rank": -1})", "layers.0.dt_rank: expected at least 1, or 0"},
+      {R"({"type": "swiglu"})", "layers.0.d_ff: expected at least 1, found 0"},
+  };
+  for (const auto& [layer, message] : cases) {
+    const std::string patch = text_of(R"({"layers": [)", layer, "]}");
+    EXPECT_NE(error_with(patch.c_str()).find(message), std::string::npos)
+        << layer << ": " << error_with(patch.c_str());
+  }
+}
+
+TEST(Config, RefusesSizesWhoseProductsWouldOverflow) {
+  const char* layers[] = {
+      R"({"type": "attention", "heads": 4611686018427387904, "head_width": 4})",
+      R"({"type": "attention", "heads": 4, "head_width": 4611686018427387904})",
+      R"({"type": "attention", "heads": 16777216, "head_width": 16777216})",
+      R"({"type": "attention", "heads": 4, "window": 9223372036854775807})",
+      R"({"type": "mamba", "expand": 9223372036854775807})",
+      R"({"type": "mamba", "expand": 16777216, "d_state": 16777216})",
+      R"({"type": "mamba", "d_state": 9223372036854775807})",
+      R"({"type": "mamba", "d_conv": 9223372036854775807})",
+      R"({"type": "mamba", "dt_rank": 9223372036854775807})",
+      R"({"type": "swiglu", "d_ff": 9223372036854775807})",
+  };
+  for (const char* layer : layers) {
+    const std::string message = error_with(text_of(R"({"layers": [)", layer, "]}").c_str());
+    EXPECT_NE(message.find("layers"), std::string::npos) << layer << ": " << message;
+    EXPECT_NE(message.find("expected at most"), std::string::npos) << layer << ": " << message;
+  }
+}
+
+TEST(Config, ExpandsRepeats) {
+  const ModelConfig config = model_config(
+      document(R"({"layers": [{"repeat": 2, "layers": [{"type": "mamba"}, {"repeat": 3, "layers":
+               [{"type": "swiglu", "d_ff": 8}]}]}, {"type": "mamba", "d_state": 4}]})"),
+      "test");
+  std::string types;
+  for (const Json& layer : config.layers) types += layer.at("type").get<std::string>()[0];
+  EXPECT_EQ(types, "msssmsssm");
+  const ModelConfig again = model_config(json_of(config), "again");
+  EXPECT_EQ(json_of(again), json_of(config));
+}
+
+TEST(Config, RefusesRepeatsThatCannotBe) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"repeat": 0, "layers": []})", "layers[0]: repeat: expected at least 1, found 0"},
+      {R"({"repeat": -1, "layers": []})", "layers[0]: repeat: expected at least 1, found -1"},
+      {R"({"repeat": "2", "layers": []})", "layers[0]: repeat: expected a whole number"},
+      {R"({"repeat": 2})", "layers[0]: repeat: expected \"layers\" beside it"},
+      {R"({"repeat": 2, "layers": 3})", "layers[0].layers: expected a list, found 3"},
+      {R"({"repeat": 2, "layers": [], "type": "mamba"})", "layers[0]: unknown key \"type\""},
+      {R"({"repeat": 2, "layers": [{"repeat": 2, "layers": [7]}]})",
+       "layers[0].layers[0].layers[0]: expected an object, found 7"},
+  };
+  for (const auto& [layer, message] : cases) {
+    const std::string patch = text_of(R"({"layers": [)", layer, "]}");
+    EXPECT_NE(error_with(patch.c_str()).find(message), std::string::npos)
+        << layer << ": " << error_with(patch.c_str());
+  }
+}
+
+TEST(Config, RefusesMoreLayersThanAnyModelHasWithoutMakingThem) {
+  const Allocations allocations;
+  for (const char* list : {R"([{"repeat": 1000000000, "layers": [{"type": "mamba"}]}])",
+                           R"([{"repeat": 9223372036854775807, "layers": [{"type": "mamba"}]}])",
+                           R"([{"repeat": 1000000000, "layers": [{"repeat": 1000000000, "layers":
+            [{"repeat": 1000000000, "layers": [{"type": "mamba"}]}]}]}])"}) {
+    const std::string message = error_with(text_of(R"({"layers": )", list, "}").c_str());
+    EXPECT_NE(message.find("expected at most 10000 layers"), std::string::npos) << message;
+  }
+  // Nothing in the list: no number of repeats makes it long.
+  EXPECT_EQ(error_with(R"({"layers": [{"repeat": 9223372036854775807, "layers": []}]})"), "");
+  EXPECT_LT(allocations.peak(), std::size_t{64} << 20);
+}
+
+TEST(Config, ListsThePresetsForAnUnknownName) {
+  const std::string message = error_of([] { config_document("no-such-model"); });
+  EXPECT_NE(message.find("no-such-model: no such preset, file or folder"), std::string::npos);
+  for (const std::string& name : preset_names())
+    EXPECT_NE(message.find(name), std::string::npos) << message;
+}
+
+}  // namespace
+}  // namespace samba::test
