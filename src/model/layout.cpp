@@ -69,6 +69,9 @@ class Builder {
   }
   void rows_of(const std::string& tensor, Index tensor_row, const std::string& name, Index row,
                Index rows) {
+    constexpr std::size_t kMost = std::size_t{1} << 18;  // no model has more; numbers may claim so
+    if (layout_.pieces.size() >= kMost)
+      fail(layout_.kind, ": expected at most ", kMost, " pieces of tensors, found more");
     layout_.pieces.push_back({tensor, tensor_row, scope_ + name, row, rows});
   }
 
