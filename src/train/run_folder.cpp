@@ -119,14 +119,25 @@ void RunFolder::save(const Trainer& trainer, const Json& run, const std::string&
   write_json(last_file(path_).string(), last);
 
   const std::vector<std::string> all = checkpoints(path_);
-  for (std::size_t i = 0; i + static_cast<std::size_t>(keep_) < all.size(); ++i)
-    if (!last.contains("best") || last["best"] != all[i]) remove_folder(fs::path(path_) / all[i]);
+  for (std::size_t i = 0; i + static_cast<std::size_t>(keep_) < all.size(); ++i) {
+    // The newest is not that of the highest step when a run went on from an earlier one.
+    const bool best_one = last.contains("best") && last["best"] == all[i];
+    if (all[i] != name && !best_one) remove_folder(fs::path(path_) / all[i]);
+  }
 }
 
 void load_checkpoint(const std::string& checkpoint, Trainer& trainer) {
   const fs::path folder(checkpoint);
   const TensorFile weights = open_safetensors((folder / "model.safetensors").string());
   const TensorFile moments = open_safetensors((folder / "optimizer.safetensors").string());
+  const std::size_t count = trainer.optimizer().slots().size();
+  const auto expect_count = [](const TensorFile& file, std::size_t expected) {
+    if (file.tensors().size() != expected)
+      fail(file.path(), ": expected ", expected, " tensors, found ", file.tensors().size(),
+           ": those of another model");
+  };
+  expect_count(weights, count);
+  expect_count(moments, 2 * count);
   for (Optimizer::Slot& slot : trainer.optimizer().slots()) {
     const std::string& name = slot.parameter->name;
     weights.read(name, slot.weights());

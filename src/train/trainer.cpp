@@ -38,6 +38,11 @@ void complete(TrainConfig& c, const ModelConfig& model) {
   expect(c.min_lr <= c.lr, "min_lr", "at most lr", c.min_lr);
   expect(c.warmup >= 0 && c.warmup < 1, "warmup", "0 or more and less than 1", c.warmup);
   expect(c.clip >= 0, "clip", "0 or more", c.clip);
+  const Optimizer::Config& o = c.optimizer;
+  expect(o.beta1 >= 0 && o.beta1 < 1, "beta1", "0 or more and less than 1", o.beta1);
+  expect(o.beta2 >= 0 && o.beta2 < 1, "beta2", "0 or more and less than 1", o.beta2);
+  expect(o.eps > 0, "eps", "more than 0", o.eps);
+  expect(o.weight_decay >= 0, "weight_decay", "0 or more", o.weight_decay);
   if (c.schedule != "tokens" && c.schedule != "paper")
     fail("train: schedule: expected tokens or paper, found \"", c.schedule, "\"");
   if (c.order != "shuffled" && c.order != "paper")

@@ -18,6 +18,7 @@ std::vector<LengthLoss> validate(Model& model, const TokenWindows& windows,
   if (lengths.empty() || !std::is_sorted(lengths.begin(), lengths.end()) || lengths.front() < 1 ||
       lengths.back() > longest)
     fail("validate: expected rising lengths from 1 to ", longest);
+  if (most < 1) fail("validate: expected at least 1 window to read, found ", most);
   Stream& stream = model.stream();
   const DType exact = exact_of(model.dtype());
   std::vector<double> sums(lengths.size(), 0.0), losses(static_cast<std::size_t>(longest));
