@@ -40,7 +40,8 @@ class Training : public testing::Test {
 };
 
 TEST_F(Training, LearnsToCopy) {
-  // Eight letters: ln 8 nats for each of the 4 unpredictable ones, spread over 32, are 0.26.
+  // Eight letters: ln 8 nats for each of the 3 targets that nothing foretells, spread over 32, are
+  // 0.195. Nothing can do better, and no more than a quarter is forgiven.
   const std::string words =
       write_packed(folder_ / "words", repeated_words(4000, kLength + 1, 4, 3));
   TrainConfig c = config(250);
@@ -52,7 +53,7 @@ TEST_F(Training, LearnsToCopy) {
     TinyRun run(words, c, dtype, 1, best_tier(), model);
     const double first = run.steps(1);
     EXPECT_NEAR(first, std::log(64), 0.5) << "a new model knows nothing";
-    EXPECT_LT(run.steps(249), 0.6) << name_of(dtype);
+    EXPECT_LT(run.steps(249), 0.25) << name_of(dtype);
   }
 }
 
