@@ -6,7 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/commands.h"
-#include "core/error.h"
+#include "core/fields.h"
 #include "core/human.h"
 #include "core/profile.h"
 #include "core/table.h"
@@ -166,8 +166,10 @@ int run_bench(const std::vector<std::string>& all) {
   Options options;
   std::vector<std::string> words = all;
   if (!parse(options, words, kUsage, 1, 1)) return 0;
-  for (const Index size : {options.prompt, options.sequences, options.rounds})
-    if (size < 1) fail("bench: expected at least 1, found ", size);
+  expect_size("bench", "prompt", options.prompt);
+  expect_size("bench", "sequences", options.sequences);
+  expect_size("bench", "rounds", options.rounds);
+  if (options.decode != 0) expect_size("bench", "decode", options.decode);
   Stream stream = options.common.stream();
   const ModelSource source = open_model(words[0]);
   const auto model = load_model(source, stream, options.common.element_type(), options.train,

@@ -1,5 +1,6 @@
 #include "cli/command.h"
 
+#include <filesystem>
 #include <iostream>
 
 #include "cli/commands.h"
@@ -43,7 +44,7 @@ int dispatch(const std::vector<std::string>& words) {
     std::cout << "sambalm " SAMBA_VERSION "\n";
     return 0;
   }
-  std::vector<std::string> known;
+  std::vector<std::string> known{"help", "--help", "--version"};
   for (const Command& command : kCommands) {
     if (words[0] == command.name) return command.run({words.begin() + 1, words.end()});
     known.emplace_back(command.name);
@@ -51,6 +52,14 @@ int dispatch(const std::vector<std::string>& words) {
   const std::string near = nearest(words[0], known);
   throw UsageError("unknown command " + words[0] +
                    (near.empty() ? "; sambalm help lists them" : "; the nearest is " + near));
+}
+
+/// One line, whatever bytes a file's or a key's name holds.
+int complain(std::string message, int code) {
+  for (char& c : message)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  std::cerr << "sambalm: " << message << '\n';
+  return code;
 }
 
 }  // namespace
@@ -70,7 +79,7 @@ DType Common::element_type() const {
 void Common::write_result(const Json& result) const {
   if (json.empty()) return;
   if (json == "-")
-    std::cout << result.dump(2) << '\n';
+    std::cout << result.dump(2, ' ', false, Json::error_handler_t::replace) << '\n';
   else
     write_json(json, result);
 }
@@ -94,22 +103,21 @@ bool parse_fields(const OptionFields& fields, std::vector<std::string>& words, c
 
 int run_program(const std::vector<std::string>& words) {
   try {
-    watch_interrupts();
+    leave_on_interrupt();
     const int code = dispatch(words);
     std::cout.flush();
     if (!std::cout) fail("standard output: cannot write");
     return code;
   } catch (const UsageError& error) {
-    std::cerr << "sambalm: " << error.what() << '\n';
-    return 2;
+    return complain(error.what(), 2);
   } catch (const Interrupted&) {
     return 130;
   } catch (const std::bad_alloc&) {
-    std::cerr << "sambalm: memory: the machine has no more\n";
-    return 1;
+    return complain("memory: the machine has no more", 1);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return complain(error.path1().string() + ": " + error.code().message(), 1);
   } catch (const std::exception& error) {
-    std::cerr << "sambalm: " << error.what() << '\n';
-    return 1;
+    return complain(error.what(), 1);
   }
 }
 

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "core/error.h"
+#include "core/fields.h"
 #include "core/progress.h"
 #include "core/table.h"
 #include "eval/run_report.h"
@@ -59,6 +60,7 @@ void write(const Options& options, const ModelSource& source, Model& model,
       report.samples.push_back(write_sample(model, tokenizer, prompt, options.tokens,
                                             static_cast<std::uint64_t>(options.common.seed)));
   }
+  watch_interrupts();  // the file appears whole or not at all
   write_report(options.report, report);
 }
 
@@ -73,7 +75,7 @@ int perplexity(std::vector<std::string> words) {
   if (options.lengths.empty())
     for (const Index times : {1, 2, 3, 4}) options.lengths.push_back(times * source.layout.config.context);
   std::sort(options.lengths.begin(), options.lengths.end());
-  if (options.lengths.front() < 1) fail("lengths: expected at least 1, found ", options.lengths.front());
+  for (const Index length : options.lengths) expect_size("eval", "lengths", length);
 
   const TokenWindows windows(find_split(options.data, "validation"), options.lengths.back() + 1);
   if (!source.tokenizer().empty()) windows.expect_tokenizer(Tokenizer(source.tokenizer()).hash());
@@ -88,7 +90,6 @@ int perplexity(std::vector<std::string> words) {
                      .quiet = options.common.quiet});
   const std::vector<LengthLoss> losses =
       validate(*model, windows, options.lengths, count, [&](Index done) {
-        if (interrupted()) throw Interrupted();
         progress.update(static_cast<double>(done * options.lengths.back()));
       });
   progress.finish();

@@ -52,17 +52,27 @@ constexpr const char* kUsage =
     "Continues a prompt and streams the text. The prompt is an argument, --prompt, --file or what\n"
     "standard input holds. Memory and time per token do not grow with the length.";
 
+constexpr Index kMostTokens = Index{1} << 40;
 constexpr Index kInterval = 10'000;  // tokens between two entries of "intervals"
 
 std::string read_prompt(const Options& options, const std::vector<std::string>& words) {
   const int given = (words.size() > 1) + !options.prompt.empty() + !options.file.empty();
   if (given > 1) throw UsageError("expected one prompt: an argument, --prompt or --file");
-  if (words.size() > 1) return words[1];
-  if (!options.prompt.empty()) return options.prompt;
-  if (!options.file.empty() && options.file != "-") return read_text(options.file);
-  if (options.file.empty() && isatty(STDIN_FILENO))
-    throw UsageError("expected a prompt: an argument, --prompt, --file or standard input");
-  return {std::istreambuf_iterator<char>(std::cin), {}};
+  std::string place = "prompt", prompt;
+  if (given == 0 || options.file == "-") {
+    if (given == 0 && isatty(STDIN_FILENO))
+      throw UsageError("expected a prompt: an argument, --prompt, --file or standard input");
+    place = "standard input";
+    prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+  } else if (!options.file.empty()) {
+    place = options.file;
+    prompt = read_text(options.file);
+  } else {
+    prompt = words.size() > 1 ? words[1] : options.prompt;
+  }
+  if (const std::size_t bad = first_invalid_utf8(prompt); bad != std::string::npos)
+    fail(place, ": found text that is not UTF-8 at byte ", bad);
+  return prompt;
 }
 
 /// Bytes of memory that the process occupies now.
@@ -105,11 +115,10 @@ int run_generate(const std::vector<std::string>& all) {
   Options options;
   std::vector<std::string> words = all;
   if (!parse(options, words, kUsage, 1, 2)) return 0;
-  if (options.tokens < 0) fail("tokens: expected 0 or more, found ", options.tokens);
+  if (options.tokens < 0 || options.tokens > kMostTokens)
+    fail("tokens: expected 0 to ", kMostTokens, ", found ", options.tokens);
   if (options.chunk < 1) fail("chunk: expected at least 1, found ", options.chunk);
   const std::string prompt = read_prompt(options, words);
-  if (const std::size_t bad = first_invalid_utf8(prompt); bad != std::string::npos)
-    fail("prompt: not UTF-8 at byte ", bad);
 
   const ModelSource source = open_model(words[0]);
   if (source.folder.empty())
@@ -121,6 +130,7 @@ int run_generate(const std::vector<std::string>& all) {
   const auto model = load_model(source, stream, options.common.element_type(), false);
   model->pack();
 
+  watch_interrupts();
   Request request;
   request.prompt = tokenizer.encode(prompt);
   if (request.prompt.empty()) request.prompt.push_back(tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos());
@@ -152,8 +162,8 @@ int run_generate(const std::vector<std::string>& all) {
     show(stop.push(decoder.push(id)));
     return !stop.stopped() && !interrupted();
   };
-  if (stream_text) std::cout << prompt << std::flush;
   engine.submit(std::move(request));
+  if (stream_text) std::cout << prompt << std::flush;
   while (engine.step() && !interrupted()) {
   }
   if (!stop.stopped()) show(stop.push(decoder.flush()));

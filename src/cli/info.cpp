@@ -3,6 +3,7 @@
 
 #include "cli/command.h"
 #include "cli/commands.h"
+#include "core/fields.h"
 #include "core/human.h"
 #include "core/table.h"
 #include "model/folder.h"
@@ -66,6 +67,7 @@ int run_info(const std::vector<std::string>& all) {
   if (!parse(options, words, kUsage, 0, 1)) return 0;
   if (options.list) return list_presets(options);
   if (words.empty()) throw UsageError("expected a MODEL or --list");
+  if (options.context != 0) expect_size("info", "context", options.context);
   Stream stream = options.common.stream();
   const DType dtype = options.common.element_type();
   const ModelSource source = open_model(words[0]);

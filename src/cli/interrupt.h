@@ -5,7 +5,10 @@ namespace samba {
 /// Thrown where work stops for Ctrl-C with nothing left to save; `main` exits 130.
 struct Interrupted {};
 
-/// From now on the first Ctrl-C (SIGINT) or SIGTERM is remembered, and the second ends the process.
+/// From now on Ctrl-C (SIGINT) and SIGTERM end the process at once with exit code 130: right where
+/// nothing is being made.
+void leave_on_interrupt();
+/// From now on the first of them is remembered, and the second ends the process.
 void watch_interrupts();
 /// Whether one has come.
 bool interrupted();

@@ -28,25 +28,30 @@ T number(const std::string& option, const std::string& text, const char* kind) {
   return value;
 }
 
+/// Letters to insert, remove, change or swap with the next one (Damerau 1964).
+std::size_t edits_between(const std::string& a, const std::string& b) {
+  std::vector<std::vector<std::size_t>> edits(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
+  for (std::size_t i = 0; i <= a.size(); ++i)
+    for (std::size_t j = 0; j <= b.size(); ++j) {
+      std::size_t& here = edits[i][j];
+      here = std::max(i, j);
+      if (i == 0 || j == 0) continue;
+      here = std::min({edits[i - 1][j] + 1, edits[i][j - 1] + 1,
+                       edits[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        here = std::min(here, edits[i - 2][j - 2] + 1);
+    }
+  return edits.back().back();
+}
+
 }  // namespace
 
 std::string nearest(const std::string& word, const std::vector<std::string>& known) {
   std::string best;
   std::size_t fewest = std::max<std::size_t>(2, word.size() / 3) + 1;
   for (const std::string& candidate : known) {
-    // Levenshtein's distance, one row at a time.
-    std::vector<std::size_t> row(candidate.size() + 1);
-    for (std::size_t j = 0; j < row.size(); ++j) row[j] = j;
-    for (std::size_t i = 1; i <= word.size(); ++i) {
-      std::size_t diagonal = row[0]++;
-      for (std::size_t j = 1; j < row.size(); ++j) {
-        const std::size_t changed = diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1);
-        diagonal = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, changed});
-      }
-    }
-    if (row.back() < fewest) {
-      fewest = row.back();
+    if (const std::size_t edits = edits_between(word, candidate); edits < fewest) {
+      fewest = edits;
       best = candidate;
     }
   }
@@ -113,6 +118,11 @@ const OptionFields::Option& OptionFields::find(const std::string& name) const {
                            near.empty() ? std::string() : "; the nearest is --" + near));
 }
 
+bool OptionFields::is_option(const std::string& word) const {
+  return std::any_of(options_.begin(), options_.end(),
+                     [&](const Option& option) { return word == "--" + option.name; });
+}
+
 std::vector<std::string> OptionFields::parse(const std::vector<std::string>& words) const {
   std::vector<std::string> rest;
   for (std::size_t i = 0; i < words.size(); ++i) {
@@ -136,9 +146,10 @@ std::vector<std::string> OptionFields::parse(const std::vector<std::string>& wor
       negated != options_.end() ? option.clear() : option.set("");
       continue;
     }
-    if (equals == std::string::npos && i + 1 == words.size())
+    const bool behind = equals == std::string::npos;
+    if (behind && (i + 1 == words.size() || is_option(words[i + 1])))
       throw UsageError("--" + name + ": expected a value behind it");
-    option.set(equals != std::string::npos ? word.substr(equals + 1) : words[++i]);
+    option.set(behind ? words[++i] : word.substr(equals + 1));
   }
   return rest;
 }

@@ -40,6 +40,7 @@ class OptionFields {
   void add(const char* name, const char* value, std::string standard, const char* help,
            std::function<void(const std::string&)> set);
   const Option& find(const std::string& name) const;
+  bool is_option(const std::string& word) const;
 
   std::vector<Option> options_;
 };

@@ -73,6 +73,7 @@ int run_prepare(const std::vector<std::string>& all) {
     progress.update(static_cast<double>(p.bytes_read),
                     human_count(static_cast<double>(p.tokens)) + " tokens");
   };
+  watch_interrupts();
   const std::vector<PackedMeta> splits = prepare(prepare_options);
   progress.finish();
 

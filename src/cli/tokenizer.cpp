@@ -1,3 +1,5 @@
+#include "text/tokenizer.h"
+
 #include <unistd.h>
 
 #include <charconv>
@@ -7,12 +9,12 @@
 
 #include "cli/command.h"
 #include "cli/commands.h"
+#include "cli/interrupt.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/human.h"
-#include "text/tokenizer.h"
-#include "text/train_tokenizer.h"
 #include "core/utf8.h"
+#include "text/train_tokenizer.h"
 
 namespace samba {
 namespace {
@@ -56,6 +58,7 @@ int train(std::vector<std::string> words) {
   training.vocabulary = static_cast<std::int32_t>(options.vocab);
   const std::string bytes = train_tokenizer(training);
   const Tokenizer tokenizer = Tokenizer::from_bytes(bytes, options.out);
+  watch_interrupts();  // the file appears whole or not at all
   write_text(options.out, bytes);
   if (!options.common.quiet)
     std::cerr << options.out << ": " << tokenizer.vocabulary() << " pieces, "
@@ -72,7 +75,8 @@ int encode(std::vector<std::string> words) {
   const Tokenizer tokenizer(words[0]);
   const std::string text = words.size() > 1 ? words[1] : standard_input();
   if (const std::size_t bad = first_invalid_utf8(text); bad != std::string::npos)
-    fail("text: not UTF-8 at byte ", bad);
+    fail(words.size() > 1 ? "text" : "standard input", ": found text that is not UTF-8 at byte ",
+         bad);
   const std::vector<std::int32_t> ids = tokenizer.encode(text);
   if (options.common.json != "-") {
     for (std::size_t i = 0; i < ids.size(); ++i) std::cout << (i == 0 ? "" : " ") << ids[i];

@@ -1,6 +1,6 @@
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 
 #include "cli/command.h"
@@ -67,8 +67,7 @@ Options resolve(const std::vector<std::string>& all, std::vector<std::string>& w
     place = folder.last() + "/config.json";
     recipe = read_json(place);
   } else {
-    std::error_code ignored;
-    if (!std::filesystem::is_directory(words[0], ignored)) recipe = config_document(words[0]);
+    if (!is_folder(words[0])) recipe = config_document(words[0]);
     place = words[0];
   }
   if (recipe.contains("train")) read_fields(options, recipe["train"], place + ": train");
@@ -101,13 +100,14 @@ class Run {
         stream_(options.common.stream()),
         source_(open_model(resuming() ? folder_.last() : model_name)) {
     complete(options_.train, source_.layout.config);
-    make_folder(options_.out);
-    folder_.clean();
     open_data();
     model_ = load_model(source_, stream_, options_.common.element_type(), true,
                         static_cast<std::uint64_t>(options_.common.seed));
     trainer_.emplace(*model_, *data_, options_.train, data_->sources()[0].meta().eos);
     if (resuming()) load_checkpoint(folder_.last(), *trainer_);
+    watch_interrupts();
+    make_folder(options_.out);
+    folder_.clean();
     log_.emplace(TrainingLog::Options{.folder = options_.out,
                                       .training_length = options_.train.length,
                                       .resumed_step = resuming() ? trainer_->steps_done() : -1});
@@ -170,13 +170,26 @@ class Run {
            " pieces; the model's vocabulary is ", source_.layout.config.vocab);
     const std::string path = data_->sources()[0].folder() + "/" + kPackedTokenizer;
     tokenizer_ = read_text(own.empty() ? path : own);
-    if (options_.validate_lengths.empty())
-      options_.validate_lengths = {options_.train.length, 2 * options_.train.length, 4 * options_.train.length};
     const std::string root = parse_data_source(options_.data[0]).folder;
     const std::string held_out = find_split(root, "validation");
     if (held_out == root) return;
+    choose_lengths(read_packed_meta(held_out));
     validation_.emplace(held_out, options_.validate_lengths.back() + 1);
     validation_->expect_tokenizer(meta.tokenizer_hash);
+  }
+
+  /// Those asked for, or as many multiples of the training length as the held-out files have.
+  void choose_lengths(const PackedMeta& held_out) {
+    std::vector<Index>& lengths = options_.validate_lengths;
+    for (const Index length : lengths) expect_size("train", "validate-lengths", length);
+    expect_size("train", "validate-sequences", options_.validate_sequences);
+    std::sort(lengths.begin(), lengths.end());
+    if (!lengths.empty()) return;
+    Index longest = 0;
+    for (const auto& file : held_out.files) longest = std::max(longest, file.tokens);
+    for (const Index times : {1, 2, 4})
+      if (times == 1 || times * options_.train.length < longest)
+        lengths.push_back(times * options_.train.length);
   }
 
   void announce() {

@@ -1,12 +1,14 @@
+#include "eval/verify.h"
+
 #include <cmath>
 #include <cstdio>
 #include <iostream>
 
 #include "cli/command.h"
 #include "cli/commands.h"
+#include "cli/interrupt.h"
 #include "core/error.h"
 #include "core/table.h"
-#include "eval/verify.h"
 
 namespace samba {
 namespace {
@@ -41,6 +43,7 @@ int run_verify(const std::vector<std::string>& all) {
   std::vector<std::string> words = all;
   if (!parse(options, words, kUsage, 2, 2)) return 0;
   Stream stream = options.common.stream();
+  if (!options.write.empty()) watch_interrupts();  // the file appears whole or not at all
   const VerifyResult result = verify(open_model(words[0]), words[1], stream,
                                      options.common.element_type(), verify_mode(options.mode),
                                      options.write);

@@ -4,6 +4,11 @@
 
 namespace samba {
 
+void expect_size(const std::string& place, const char* key, Index value) {
+  if (value < 1 || value > kLargestSize)
+    fail(place, ": ", key, ": expected 1 to ", kLargestSize, ", found ", value);
+}
+
 void JsonFields::finish() const {
   for (const auto& [key, value] : object_.items()) {
     if (std::find(names_.begin(), names_.end(), key) != names_.end()) continue;
@@ -29,6 +34,10 @@ void JsonFields::read(const Json& value, const char* name, Index& member) const 
       (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX))
     wrong(value, name, "a whole number");
   member = value.get<Index>();
+}
+
+void JsonFields::read(const Json& value, const char* name, std::optional<Index>& member) const {
+  read(value, name, member.emplace());
 }
 
 void JsonFields::read(const Json& value, const char* name, double& member) const {

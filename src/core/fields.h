@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -16,9 +17,16 @@
 //   };
 //
 // From that one list come reading and writing JSON (here) and command-line options with their help
-// (cli/options.h). Members are bool, Index, double, std::string, or a vector of the last three.
+// (cli/options.h). Members are bool, Index, double, std::string, or a vector of the last three; in
+// JSON also std::optional<Index>, which an absent key leaves empty.
 
 namespace samba {
+
+/// The largest size that a configuration may name: products of two then fit an Index many times.
+inline constexpr Index kLargestSize = Index{1} << 24;
+
+/// Throws an Error that begins with `place` unless value is 1 to kLargestSize.
+void expect_size(const std::string& place, const char* key, Index value);
 
 /// Reads members from a JSON object. A member whose key is absent keeps its value.
 class JsonFields {
@@ -43,6 +51,7 @@ class JsonFields {
  private:
   void read(const Json& value, const char* name, bool& member) const;
   void read(const Json& value, const char* name, Index& member) const;
+  void read(const Json& value, const char* name, std::optional<Index>& member) const;
   void read(const Json& value, const char* name, double& member) const;
   void read(const Json& value, const char* name, std::string& member) const;
   template <class T>
@@ -68,11 +77,16 @@ void read_fields(Config& config, const Json& object, const std::string& place,
   f.finish();
 }
 
-/// The members of `config` as a JSON object, in their order.
+/// The members of `config` as a JSON object, in their order; empty ones are left out.
 template <class Config>
 Json write_fields(const Config& config) {
   Json object = Json::object();
-  auto f = [&](const char* name, auto& member, const char* /*help*/) { object[name] = member; };
+  auto f = [&]<class T>(const char* name, T& member, const char* /*help*/) {
+    if constexpr (!std::is_same_v<T, std::optional<Index>>)
+      object[name] = member;
+    else if (member)
+      object[name] = *member;
+  };
   const_cast<Config&>(config).fields(f);  // a list of fields only names them; f does not write
   return object;
 }

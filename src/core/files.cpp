@@ -33,6 +33,13 @@ void write_all(int file, const char* data, std::size_t bytes, const std::string&
   }
 }
 
+std::filesystem::file_status status_of(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::none) fail(path, ": ", error.message());
+  return status;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
@@ -127,6 +134,14 @@ void write_text(const std::string& path, std::string_view text) {
   AtomicFile file(path);
   file.write(text);
   file.commit();
+}
+
+bool exists(const std::string& path) {
+  return std::filesystem::exists(status_of(path));
+}
+
+bool is_folder(const std::string& path) {
+  return std::filesystem::is_directory(status_of(path));
 }
 
 void make_folder(const std::string& path) {

@@ -57,6 +57,11 @@ std::string read_text(const std::string& path, std::size_t limit = std::size_t{1
 /// Writes text as an AtomicFile.
 void write_text(const std::string& path, std::string_view text);
 
+/// Whether there is something of this name; whether it is a folder. Throw an Error where the system
+/// does not say, as below a folder that may not be read.
+bool exists(const std::string& path);
+bool is_folder(const std::string& path);
+
 /// Makes the folder and its parents; an Error names the path and what the system says.
 void make_folder(const std::string& path);
 

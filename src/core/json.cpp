@@ -47,6 +47,8 @@ Json parse_json(std::string_view text, const std::string& place) {
     return Json::parse(text, check);
   } catch (const Json::parse_error& error) {
     fail(place, ": not JSON at ", position(text, error.byte > 0 ? error.byte - 1 : 0));
+  } catch (const Json::out_of_range&) {
+    fail(place, ": expected numbers of 64 bits, found a larger one");
   }
 }
 

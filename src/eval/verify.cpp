@@ -46,8 +46,7 @@ class Verifier {
       fail(path, ": tokens: expected [B, T + 1], found ", text_of_shape(shape));
     sequences_ = shape[0];
     length_ = shape[1] - 1;
-    tokens_ = Matrix(stream, DType::i32, sequences_, length_ + 1);
-    stored_.read("tokens", tokens_);
+    tokens_ = ids("tokens");
     if (mode != VerifyMode::parallel) model_->pack();
   }
 
@@ -70,6 +69,20 @@ class Verifier {
   }
 
  private:
+  /// The ids of a stored matrix.
+  Matrix ids(const char* name) const {
+    const std::vector<Index>& shape = stored_.shape(name);
+    Matrix all(stream_, DType::i32, shape[0], shape[1]);
+    stored_.read(name, all);
+    for (Index i = 0; i < shape[0] * shape[1]; ++i) {
+      const std::int32_t id = all.row<std::int32_t>(i / shape[1])[i % shape[1]];
+      if (id < 0 || id >= model_->config().vocab)
+        fail(stored_.path(), ": ", name, ": expected ids from 0 to ", model_->config().vocab - 1,
+             ", found ", id);
+    }
+    return all;
+  }
+
   /// Logits of sequences of `length` ids each; ids: [sequences, at least length].
   Matrix run_model(ConstView ids, Index length) {
     const Index sequences = ids.rows, vocab = model_->config().vocab;
@@ -121,8 +134,6 @@ class Verifier {
     for (Index i = 0; i < sequences_ * length_; ++i) {
       const std::int32_t target = tokens_.row<std::int32_t>(i / length_)[i % length_ + 1];
       const ConstView row = logits_.view().block(i, 1);
-      if (target < 0 || target >= row.cols)
-        fail(stored_.path(), ": tokens: id ", target, " is outside the vocabulary of ", row.cols);
       double largest = -INFINITY, total = 0;
       for (Index v = 0; v < row.cols; ++v) largest = std::max(largest, element(row, v));
       for (Index v = 0; v < row.cols; ++v) total += std::exp(element(row, v) - largest);
@@ -163,20 +174,19 @@ class Verifier {
     const std::vector<Index>& shape = stored_.shape("greedy");
     if (shape.size() != 2 || shape[0] != 1 || shape[1] < 2)
       fail(stored_.path(), ": greedy: expected [1, n], found ", text_of_shape(shape));
-    Matrix ids(stream_, DType::i32, 1, shape[1]);
-    stored_.read("greedy", ids);
+    const Matrix text = ids("greedy");
     Index prompt = 0;
     while (prompt < std::min(shape[1], length_ + 1) &&
-           ids.row<std::int32_t>(0)[prompt] == tokens_.row<std::int32_t>(0)[prompt])
+           text.row<std::int32_t>(0)[prompt] == tokens_.row<std::int32_t>(0)[prompt])
       ++prompt;
-    const Matrix logits = run_model(ids, shape[1] - 1);
+    const Matrix logits = run_model(text, shape[1] - 1);
     Index differ = 0, compared = 0;
     for (Index i = std::max<Index>(prompt, 1); i < shape[1]; ++i, ++compared) {
       const ConstView row = logits.view().block(i - 1, 1);
       Index best = 0;
       for (Index v = 1; v < row.cols; ++v)
         if (element(row, v) > element(row, best)) best = v;
-      differ += best != ids.row<std::int32_t>(0)[i];
+      differ += best != text.row<std::int32_t>(0)[i];
     }
     result_.rows.push_back(
         {"greedy", static_cast<double>(differ) / static_cast<double>(std::max<Index>(compared, 1)),

@@ -4,18 +4,20 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/fields.h"
 
 namespace samba {
 
 Engine::Engine(Model& model, const Options& options) : model_(model), options_(options) {
-  if (model.has_growing_state() && options.context < 1)
-    fail("engine: ", model.config().name, " has full attention: expected a context, found none");
   if (options.slots < 1) fail("engine: slots: expected at least 1, found ", options.slots);
   if (options.tokens_per_pass < 1)
     fail("engine: tokens_per_pass: expected at least 1, found ", options.tokens_per_pass);
   if (options.vocabulary < 0 || options.vocabulary > model.config().vocab)
     fail("engine: vocabulary: expected at most the model's ", model.config().vocab, ", found ",
          options.vocabulary);
+  // The state of full attention is allocated for all of it.
+  if (model.has_growing_state())
+    expect_size(model.config().place, "tokens of prompt and output", options.context);
   if (options_.vocabulary == 0) options_.vocabulary = static_cast<std::int32_t>(model.config().vocab);
   states_ = model.make_states(options.slots, options.context);
   slots_.resize(static_cast<std::size_t>(options.slots));

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/fields.h"
 #include "kernels/rope.h"
 #include "kernels/run.h"
 
@@ -12,19 +13,23 @@ namespace samba {
 namespace {
 
 op::Heads checked(const Attention::Config& c, Index d_model, const Plan& plan) {
-  const std::string& at = plan.scope();
-  if (c.heads < 1) fail(at, "heads: expected at least 1, found ", c.heads);
+  const std::string& at = plan.place();
+  expect_size(at, "heads", c.heads);
   const Index kv_heads = c.kv_heads == 0 ? c.heads : c.kv_heads;
   if (kv_heads < 1 || c.heads % kv_heads != 0)
-    fail(at, "kv_heads: expected a divisor of heads = ", c.heads, ", found ", c.kv_heads);
-  if (c.head_width < 0) fail(at, "head_width: expected at least 1, found ", c.head_width);
+    fail(at, ": kv_heads: expected a divisor of heads = ", c.heads, ", found ", c.kv_heads);
   if (c.head_width == 0 && d_model % c.heads != 0)
-    fail(at, "heads: expected a divisor of d_model = ", d_model, ", found ", c.heads);
+    fail(at, ": heads: expected a divisor of d_model = ", d_model, ", found ", c.heads);
   const Index width = c.head_width == 0 ? d_model / c.heads : c.head_width;
+  expect_size(at, "head_width", width);
+  expect_size(at, "heads * head_width", c.heads * width);
   if (c.rope && width % 2 != 0)
-    fail(at, "head_width: expected an even number with rope, found ", width);
-  if (c.rope && !(c.rope_base > 1)) fail(at, "rope_base: expected more than 1, found ", c.rope_base);
-  if (c.window < 0) fail(at, "window: expected at least 1, or 0 for none, found ", c.window);
+    fail(at, ": head_width: expected an even number with rope, found ", width);
+  if (c.rope && !(c.rope_base > 1))
+    fail(at, ": rope_base: expected more than 1, found ", c.rope_base);
+  if (c.window && (*c.window < 1 || *c.window > kLargestSize))
+    fail(at, ": window: expected 1 to ", kLargestSize, ", found ", *c.window,
+         "; without the key attention is full");
   return {c.heads, kv_heads, width};
 }
 
@@ -32,7 +37,7 @@ op::Heads checked(const Attention::Config& c, Index d_model, const Plan& plan) {
 
 Attention::Attention(const Config& config, Index d_model, Plan plan)
     : heads_(checked(config, d_model, plan)),
-      window_(config.window == 0 ? std::numeric_limits<Index>::max() : config.window),
+      window_(config.window.value_or(std::numeric_limits<Index>::max())),
       rope_(config.rope),
       rope_base_(config.rope_base),
       qkv_(plan, "qkv", d_model, (heads_.heads + 2 * heads_.kv_heads) * heads_.width,
@@ -41,8 +46,8 @@ Attention::Attention(const Config& config, Index d_model, Plan plan)
            plan.scheme().residual(heads_.heads * heads_.width)) {
   const Index width = heads_.kv_heads * heads_.width;
   const auto state = [&](std::string_view name) {
-    return config.window == 0 ? plan.state_per_token(name, width, plan.dtype())
-                              : plan.state(name, config.window * width, plan.dtype());
+    return config.window ? plan.state(name, *config.window * width, plan.dtype())
+                         : plan.state_per_token(name, width, plan.dtype());
   };
   keys_ = state("keys");
   values_ = state("values");

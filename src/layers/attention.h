@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "kernels/attention.h"
 #include "layers/linear.h"
 
@@ -21,7 +23,7 @@ class Attention final : public Layer {
     Index heads = 0;
     Index kv_heads = 0;
     Index head_width = 0;
-    Index window = 0;
+    std::optional<Index> window;
     bool rope = true;
     double rope_base = 10000;
 
@@ -29,7 +31,7 @@ class Attention final : public Layer {
       f("heads", heads, "query heads H");
       f("kv_heads", kv_heads, "key-value heads G, a divisor of heads; 0: as many as heads");
       f("head_width", head_width, "width K of a head; 0: d_model / heads");
-      f("window", window, "keys that a query sees, its own among them; 0: all");
+      f("window", window, "keys that a query sees, its own among them; without: all");
       f("rope", rope, "rotate queries and keys by their position");
       f("rope_base", rope_base, "base of the rotation's wavelengths");
     }

@@ -85,6 +85,8 @@ class Plan {
        InitScheme scheme)
       : parameters_(parameters), states_(states), dtype_(dtype), scheme_(scheme) {}
 
+  /// The same plan for a layer whose errors begin with `place`.
+  Plan at(std::string place) const;
   /// The same plan with names below `scope`.
   Plan inside(std::string_view scope) const;
   /// A matrix of the model's dtype that is read by Linear alone.
@@ -99,7 +101,7 @@ class Plan {
 
   DType dtype() const { return dtype_; }
   const InitScheme& scheme() const { return scheme_; }
-  const std::string& scope() const { return scope_; }
+  const std::string& place() const { return place_; }
 
  private:
   Parameter& add(std::string_view name, Index rows, Index cols, Init init);
@@ -109,6 +111,7 @@ class Plan {
   DType dtype_;
   InitScheme scheme_;
   std::string scope_;
+  std::string place_;
 };
 
 /// A map from [N, D] to [N, D] with parameters, a gradient, and perhaps a state.

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "core/error.h"
+#include "core/fields.h"
 #include "kernels/causal_conv1d.h"
 #include "kernels/elementwise.h"
 #include "kernels/run.h"
@@ -11,12 +11,13 @@
 namespace samba {
 namespace {
 
-const Mamba::Config& checked(const Mamba::Config& c, const Plan& plan) {
-  const std::string& at = plan.scope();
-  if (c.d_state < 1) fail(at, "d_state: expected at least 1, found ", c.d_state);
-  if (c.d_conv < 1) fail(at, "d_conv: expected at least 1, found ", c.d_conv);
-  if (c.expand < 1) fail(at, "expand: expected at least 1, found ", c.expand);
-  if (c.dt_rank < 0) fail(at, "dt_rank: expected at least 1, or 0 for the default, found ", c.dt_rank);
+const Mamba::Config& checked(const Mamba::Config& c, Index d_model, const Plan& plan) {
+  const std::string& at = plan.place();
+  expect_size(at, "d_state", c.d_state);
+  expect_size(at, "d_conv", c.d_conv);
+  expect_size(at, "expand", c.expand);
+  expect_size(at, "expand * d_model", c.expand * d_model);
+  if (c.dt_rank != 0) expect_size(at, "dt_rank", c.dt_rank);
   return c;
 }
 
@@ -28,14 +29,15 @@ double inverse_root(Index n) { return 1 / std::sqrt(static_cast<double>(n)); }
 // The inner projections keep their own initialisation in every scheme: the state space part trains
 // well only from steps in the range that `time_step` draws.
 Mamba::Mamba(const Config& config, Index d_model, Plan plan)
-    : inner_(checked(config, plan).expand * d_model),
+    : inner_(checked(config, d_model, plan).expand * d_model),
       state_(config.d_state),
       taps_(config.d_conv),
       rank_(config.dt_rank == 0 ? (d_model + 15) / 16 : config.dt_rank),
       in_(plan, "in_proj", d_model, 2 * inner_, plan.scheme().linear(d_model)),
       conv_w_(plan.exact("conv.weight", inner_, taps_, uniform(inverse_root(taps_)))),
-      conv_bias_(config.conv_bias ? &plan.exact("conv.bias", 1, inner_, uniform(inverse_root(taps_)))
-                                  : nullptr),
+      conv_bias_(config.conv_bias
+                     ? &plan.exact("conv.bias", 1, inner_, uniform(inverse_root(taps_)))
+                     : nullptr),
       x_(plan, "x_proj", inner_, rank_ + 2 * state_, plan.scheme().linear(inner_)),
       dt_(plan, "dt_proj", rank_, inner_, uniform(inverse_root(rank_))),
       dt_bias_(plan.exact("dt_proj.bias", 1, inner_, {Init::Kind::time_step})),

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <utility>
 
 #include "core/error.h"
 #include "layers/layer.h"
@@ -9,9 +10,10 @@ namespace {
 /// Values of a matrix: sums and products with element sizes and contexts then fit an Index.
 constexpr Index kMostValues = Index{1} << 34;
 
-void expect_values(const std::string& name, Index rows, Index cols) {
+void expect_values(const std::string& place, const std::string& name, Index rows, Index cols) {
   if (cols > 0 && rows > kMostValues / cols)
-    fail(name, ": expected at most ", kMostValues, " values, found [", rows, ", ", cols, "]");
+    fail(place, ": ", name, ": expected at most ", kMostValues, " values, found [", rows, ", ",
+         cols, "]");
 }
 
 }  // namespace
@@ -30,6 +32,12 @@ Init InitScheme::residual(Index fan_in) const {
   return init;
 }
 
+Plan Plan::at(std::string place) const {
+  Plan here = *this;
+  here.place_ = std::move(place);
+  return here;
+}
+
 Plan Plan::inside(std::string_view scope) const {
   Plan inner = *this;
   inner.scope_ += std::string(scope) + ".";
@@ -39,7 +47,7 @@ Plan Plan::inside(std::string_view scope) const {
 Parameter& Plan::add(std::string_view name, Index rows, Index cols, Init init) {
   Parameter& p = parameters_.emplace_back();
   p.name = scope_ + std::string(name);
-  expect_values(p.name, rows, cols);
+  expect_values(place_, p.name, rows, cols);
   p.rows = rows;
   p.cols = cols;
   p.init = init;
@@ -64,7 +72,7 @@ Parameter& Plan::exact(std::string_view name, Index rows, Index cols, Init init)
 
 StateId Plan::state(std::string_view name, Index width, DType dtype) {
   states_.push_back({scope_ + std::string(name), width, false, dtype});
-  expect_values(states_.back().name, 1, width);
+  expect_values(place_, states_.back().name, 1, width);
   return static_cast<StateId>(states_.size()) - 1;
 }
 

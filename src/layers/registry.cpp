@@ -17,26 +17,14 @@ struct Entry {
   std::vector<const char*> examples;
 };
 
-/// Refuses sizes whose products an Index cannot hold; Plan refuses matrices that are too large.
-void expect_sizes(auto config, const std::string& place) {
-  constexpr Index kLargest = Index{1} << 24;
-  auto f = [&](const char* name, const auto& member, const char* /*help*/) {
-    if constexpr (std::is_same_v<decltype(member), const Index&>)
-      if (member > kLargest)
-        fail(place, ": ", name, ": expected at most ", kLargest, ", found ", member);
-  };
-  config.fields(f);
-}
-
 template <class L>
 std::unique_ptr<Layer> make(Json& entry, const std::string& place, Index d_model, Plan plan) {
   typename L::Config config;
   read_fields(config, entry, place, {"type"});
-  expect_sizes(config, place);
   Json complete = {{"type", entry.at("type")}};
   complete.update(write_fields(config));
   entry = std::move(complete);
-  return std::make_unique<L>(config, d_model, plan);
+  return std::make_unique<L>(config, d_model, plan.at(place));
 }
 
 /// The only list of layer types.

@@ -1,6 +1,6 @@
 #include "layers/swiglu.h"
 
-#include "core/error.h"
+#include "core/fields.h"
 #include "kernels/run.h"
 #include "kernels/swiglu.h"
 
@@ -8,7 +8,7 @@ namespace samba {
 namespace {
 
 Index checked(const SwiGlu::Config& config, const Plan& plan) {
-  if (config.d_ff < 1) fail(plan.scope(), "d_ff: expected at least 1, found ", config.d_ff);
+  expect_size(plan.place(), "d_ff", config.d_ff);
   return config.d_ff;
 }
 

@@ -5,18 +5,13 @@
 
 #include "core/error.h"
 #include "core/fields.h"
+#include "core/files.h"
 #include "model/presets.h"
 
 namespace samba {
 namespace {
 
 constexpr std::size_t kMostLayers = 10'000;
-constexpr Index kLargest = Index{1} << 24;  // products of a few sizes then fit an Index
-
-void expect_size(const std::string& place, const char* key, Index value) {
-  if (value < 1 || value > kLargest)
-    fail(place, ": ", key, ": expected 1 to ", kLargest, ", found ", value);
-}
 
 /// Appends the entries of a list, "repeat" expanded.
 void expand(const Json& list, const std::string& place, std::vector<Json>& out) {
@@ -49,6 +44,7 @@ void expand(const Json& list, const std::string& place, std::vector<Json>& out) 
 
 ModelConfig model_config(const Json& document, const std::string& place) {
   ModelConfig config;
+  config.place = place;
   read_fields(config, document, place, {"layers", "train"});
   if (!document.contains("layers")) fail(place, ": expected a key \"layers\"");
   expect_size(place, "vocab", config.vocab);
@@ -77,11 +73,9 @@ std::vector<std::string> preset_names() {
 Json config_document(const std::string& preset_or_path) {
   for (const Preset& preset : presets())
     if (preset_or_path == preset.name) return parse_json(preset.json, preset_or_path);
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  if (fs::is_directory(preset_or_path, ignored))
-    return read_json((fs::path(preset_or_path) / "config.json").string());
-  if (fs::exists(preset_or_path, ignored)) return read_json(preset_or_path);
+  if (is_folder(preset_or_path))
+    return read_json((std::filesystem::path(preset_or_path) / "config.json").string());
+  if (exists(preset_or_path)) return read_json(preset_or_path);
   std::string known;
   for (const std::string& name : preset_names()) known += (known.empty() ? "" : ", ") + name;
   fail(preset_or_path, ": no such preset, file or folder; the presets are ", known);

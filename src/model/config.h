@@ -19,6 +19,7 @@ struct ModelConfig {
   bool tied = true;
   std::string init = "mamba";
   std::vector<Json> layers;  ///< entries of make_layer, "repeat" expanded
+  std::string place;         ///< where it was read, a path or a preset: errors begin with it
 
   void fields(auto& f) {
     f("name", name, "what reports call the model");

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/files.h"
 #include "core/json.h"
 
 namespace samba {
@@ -11,15 +12,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_file(const fs::path& path) {
-  std::error_code ignored;
-  return fs::is_regular_file(path, ignored);
-}
-
 /// The folder itself, or the last checkpoint of a run's folder.
 std::string resolve(const std::string& folder) {
   const fs::path last = fs::path(folder) / "last.json";
-  if (is_file(fs::path(folder) / "config.json") || !is_file(last)) return folder;
+  if (exists((fs::path(folder) / "config.json").string()) || !exists(last.string())) return folder;
   const Json document = read_json(last.string());
   if (!document.is_object() || !document.contains("last") || !document.at("last").is_string())
     fail(last.string(), ": expected {\"last\": CHECKPOINT}");
@@ -33,15 +29,14 @@ std::string resolve(const std::string& folder) {
 
 std::string ModelSource::tokenizer() const {
   const fs::path path = fs::path(folder) / "tokenizer.model";
-  return !folder.empty() && is_file(path) ? path.string() : std::string();
+  return !folder.empty() && exists(path.string()) ? path.string() : std::string();
 }
 
 ModelSource open_model(const std::string& name) {
-  std::error_code ignored;
-  if (fs::is_directory(name, ignored)) {
+  if (is_folder(name)) {
     const std::string folder = resolve(name);
     const std::string path = (fs::path(folder) / "config.json").string();
-    if (!fs::exists(path, ignored))
+    if (!exists(path))
       fail(name, ": expected a model folder; it holds no config.json and no last.json");
     return {name, folder, layout_of(read_json(path), path)};
   }

@@ -11,8 +11,6 @@ namespace {
 /// Reads keys of a published configuration. A key that is absent or null has its class's default.
 class Keys {
  public:
-  static constexpr Index kLargest = Index{1} << 24;
-
   Keys(const Json& object, const std::string& place) : object_(object), place_(place) {}
 
   bool has(const char* key) const { return object_.contains(key) && !object_.at(key).is_null(); }
@@ -28,9 +26,9 @@ class Keys {
   /// A size: at least 1, and no larger than products of a few of them can bear.
   Index count(const char* key, Index standard = -1) const {
     const Index value = get<Index>(key, standard);
-    if (value < 1 || value > kLargest)
-      fail(place_, ": ", key, ": expected 1 to ", kLargest, ", found ",
-           has(key) ? text_of(value) : "nothing");
+    if (!has(key) && value < 1)
+      fail(place_, ": ", key, ": expected 1 to ", kLargestSize, ", found nothing");
+    expect_size(place_, key, value);
     return value;
   }
 
@@ -201,16 +199,17 @@ class LitGpt {
       fail(keys_.place(), ": n_head: expected a divisor of n_embd = ", d_,
            " and a multiple of n_query_groups = ", groups, ", found ", heads);
     const Index window = keys_.get<Index>("local_window", -1);
+    if (window != -1) keys_.count("local_window");
     const Index period = keys_.count("full_per_layer", 1'000'000);
     const bool full = window < 0 || i % period >= period - 1;
     const Index width = d_ / heads, queries = heads / groups;
-    b_.step({{"type", "attention"},
-             {"heads", heads},
-             {"kv_heads", groups},
-             {"head_width", width},
-             {"window", full ? 0 : window},
-             {"rope", rope}},
-            at + "norm_1.weight");
+    Json entry = {{"type", "attention"},
+                  {"heads", heads},
+                  {"kv_heads", groups},
+                  {"head_width", width},
+                  {"rope", rope}};
+    if (!full) entry["window"] = window;
+    b_.step(std::move(entry), at + "norm_1.weight");
     // The fused rows are ordered by group: its queries, its key, its value. Ours: all queries, all
     // keys, all values.
     const std::string fused = at + "attn.attn.weight";
@@ -260,7 +259,8 @@ Layout llama(const Json& config, const std::string& place, const std::string& ki
   keys.expect("attention_bias", false, false);
   keys.expect("mlp_bias", false, false);
   // A Mistral file without the key means the class's default, one with null no window.
-  const Index window = !mistral ? 0 : config.contains("sliding_window") ? keys.get<Index>("sliding_window", 0) : 4096;
+  const bool windowed =
+      mistral && (!config.contains("sliding_window") || keys.has("sliding_window"));
   c.name = kind;
   c.vocab = keys.count("vocab_size");
   c.d_model = d;
@@ -271,13 +271,13 @@ Layout llama(const Json& config, const std::string& place, const std::string& ki
   Builder b(layout);
   for (Index i = 0; i < layer_count(keys, "num_hidden_layers"); ++i) {
     const std::string at = text_of("model.layers.", i, '.');
-    b.step({{"type", "attention"},
-            {"heads", heads},
-            {"kv_heads", groups},
-            {"head_width", width},
-            {"window", window},
-            {"rope_base", rope_base(keys)}},
-           at + "input_layernorm.weight");
+    Json entry = {{"type", "attention"},
+                  {"heads", heads},
+                  {"kv_heads", groups},
+                  {"head_width", width},
+                  {"rope_base", rope_base(keys)}};
+    if (windowed) entry["window"] = keys.count("sliding_window", 4096);
+    b.step(std::move(entry), at + "input_layernorm.weight");
     b.rows_of(at + "self_attn.q_proj.weight", 0, "qkv.weight", 0, heads * width);
     b.rows_of(at + "self_attn.k_proj.weight", 0, "qkv.weight", heads * width, groups * width);
     b.rows_of(at + "self_attn.v_proj.weight", 0, "qkv.weight", (heads + groups) * width, groups * width);
@@ -318,11 +318,9 @@ Layout mamba(const Json& config, const std::string& place) {
   return layout;
 }
 
-}  // namespace
-
-Layout layout_of(const Json& config, const std::string& place) {
+Layout recognise(const Json& config, const std::string& place) {
   if (!config.is_object()) fail(place, ": expected an object");
-  if (config.contains("layers") && config.contains("d_model"))
+  if (config.contains("layers") || config.contains("d_model"))
     return {"sambalm", model_config(config, place), {}, {}};
   if (config.contains("n_embd") && config.contains("padded_vocab_size"))
     return LitGpt(config, place).take();
@@ -332,6 +330,14 @@ Layout layout_of(const Json& config, const std::string& place) {
   fail(place, ": expected a configuration of sambalm (layers), of microsoft/Samba (n_embd) or of "
        "Hugging Face (model_type llama, mistral or mamba), found ",
        type.empty() ? "none of these keys" : "model_type \"" + type + "\"");
+}
+
+}  // namespace
+
+Layout layout_of(const Json& config, const std::string& place) {
+  Layout layout = recognise(config, place);
+  layout.config.place = place;
+  return layout;
 }
 
 bool is_buffer(const std::string& tensor) {

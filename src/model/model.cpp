@@ -30,13 +30,15 @@ Model::Model(ModelConfig config, Stream& stream, DType dtype)
   for (const Json& entry : config_.layers)
     scheme.blocks += entry.contains("type") && entry.at("type").is_string() &&
                      layer_mixes(entry.at("type").get<std::string>());
-  Plan plan(parameters_, state_shapes_, dtype, scheme);
+  const Plan blank(parameters_, state_shapes_, dtype, scheme);
+  Plan plan = blank.at(config_.place);
   const Init table = scheme.neox ? scheme.linear(d) : Init{Init::Kind::normal, 0.02};
   embedding_ = &plan.matrix("embedding.weight", config_.vocab, d, table);
   for (std::size_t i = 0; i < config_.layers.size(); ++i) {
     const Plan here = plan.inside(text_of("layers.", i));
     Step step{&Plan(here).exact("norm.weight", 1, d, {Init::Kind::ones}), nullptr};
-    step.layer = make_layer(config_.layers[i], text_of(config_.name, ": layers[", i, ']'), d, here);
+    step.layer =
+        make_layer(config_.layers[i], text_of(config_.place, ": layers[", i, ']'), d, here);
     steps_.push_back(std::move(step));
   }
   norm_ = &plan.exact("norm.weight", 1, d, {Init::Kind::ones});

@@ -247,7 +247,6 @@ void TensorFile::each_piece(std::string_view name,
 TensorFile open_model_tensors(const std::string& folder) {
   const std::filesystem::path path(folder);
   const auto file = [&](const char* name) { return (path / name).string(); };
-  const auto exists = [](const std::string& name) { return std::filesystem::exists(name); };
   if (const auto whole = file("model.safetensors"); exists(whole)) return open_safetensors(whole);
   if (const auto index = file("model.safetensors.index.json"); exists(index))
     return open_sharded_safetensors(index);

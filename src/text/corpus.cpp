@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/files.h"
 #include "core/utf8.h"
 #include "text/byte_stream.h"
 
@@ -169,8 +170,8 @@ std::vector<std::string> corpus_files(const std::vector<std::string>& paths) {
   std::vector<std::string> files;
   for (const std::string& path : paths) {
     std::error_code error;
-    if (!fs::is_directory(path, error)) {
-      if (!fs::exists(path, error)) fail(path, ": no such file or folder");
+    if (!is_folder(path)) {
+      if (!exists(path)) fail(path, ": no such file or folder");
       files.push_back(path);
       continue;
     }

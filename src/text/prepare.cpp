@@ -28,6 +28,25 @@ constexpr std::size_t kBatchBytes = std::size_t{256} << 10;
 constexpr std::uint64_t kWaitingBatches = 8;
 constexpr Index kMaxChunk = Index{1} << 28;
 
+/// The folder that splits go in: made with its parents where they are missing, and those removed
+/// again where they stay empty.
+class Output {
+ public:
+  explicit Output(const std::string& path) {
+    for (fs::path p = fs::absolute(path); !fs::exists(p); p = p.parent_path()) made_.push_back(p);
+    make_folder(path);
+  }
+  ~Output() {
+    std::error_code ignored;
+    for (const fs::path& path : made_) fs::remove(path, ignored);  // only an empty one
+  }
+  Output(const Output&) = delete;
+  Output& operator=(const Output&) = delete;
+
+ private:
+  std::vector<fs::path> made_;  ///< the innermost first
+};
+
 /// A folder under a temporary name, removed again unless it is committed.
 class NewFolder {
  public:
@@ -270,6 +289,7 @@ std::vector<PackedMeta> prepare(const PrepareOptions& given) {
     options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const std::vector<std::string> files = corpus_files(options.inputs);
 
+  const Output output(options.output);
   std::vector<std::unique_ptr<Split>> splits;
   PackedMeta meta = begin_meta(options, tokenizer);
   splits.push_back(std::make_unique<Split>(options.output, meta));

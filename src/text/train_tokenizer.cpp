@@ -92,7 +92,7 @@ std::string train_tokenizer(const TokenizerTraining& training) {
   LineSample sample(training.sample_bytes);
   Corpus corpus(corpus_files(training.inputs));
   for (Document document; corpus.next(document);) add_lines(document.text, sample);
-  if (sample.lines().empty()) fail("tokenizer: found no text to learn from");
+  if (sample.lines().empty()) fail(training.inputs.front(), ": found no text to learn from");
 
   const std::unordered_map<std::string, std::string> options = {
       {"model_type", "bpe"},
@@ -112,7 +112,7 @@ std::string train_tokenizer(const TokenizerTraining& training) {
   LineIterator lines(sample);
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &model);
-  if (!status.ok()) fail("tokenizer: cannot train: ", reason(status));
+  if (!status.ok()) fail(training.inputs.front(), ": cannot train a tokenizer: ", reason(status));
   return model;
 }
 

@@ -30,6 +30,13 @@ void remove_folder(const fs::path& path) {
   if (error) fail(path.string(), ": cannot remove: ", error.message());
 }
 
+/// Removes a checkpoint; one that is half removed never stands under its name.
+void remove_checkpoint(const fs::path& path) {
+  const fs::path old = path.string() + ".old" + kPartial;
+  if (fs::exists(path)) fs::rename(path, old);
+  remove_folder(old);
+}
+
 /// Names of finished checkpoints, oldest first.
 std::vector<std::string> checkpoints(const std::string& folder) {
   std::vector<std::string> names;
@@ -54,6 +61,42 @@ void write_weights(const Trainer& trainer, const fs::path& folder) {
   moments.write((folder / "optimizer.safetensors").string());
 }
 
+/// A folder beside `target` to fill and rename; removed again when that does not come to pass.
+class Partial {
+ public:
+  explicit Partial(const fs::path& target) : path_(target.string() + kPartial) {
+    remove_folder(path_);
+    make_folder(path_.string());
+  }
+  ~Partial() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  Partial(const Partial&) = delete;
+  Partial& operator=(const Partial&) = delete;
+
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+void write_checkpoint(const Trainer& trainer, const Json& run, const std::string& tokenizer_bytes,
+                      const fs::path& folder) {
+  const Model& model = trainer.model();
+  Json config = json_of(model.config());
+  config["train"] = run;
+  write_json((folder / "config.json").string(), config);
+  write_weights(trainer, folder);
+  if (!tokenizer_bytes.empty()) write_text((folder / "tokenizer.model").string(), tokenizer_bytes);
+  write_json((folder / "trainer.json").string(), {{"step", trainer.steps_done()},
+                                                  {"tokens", trainer.tokens_done()},
+                                                  {"dtype", name_of(model.dtype())},
+                                                  {"threads", model.stream().threads()},
+                                                  {"tier", name_of(model.stream().tier())},
+                                                  {"version", SAMBA_VERSION}});
+}
+
 }  // namespace
 
 RunFolder::RunFolder(std::string path, Index keep) : path_(std::move(path)), keep_(keep) {
@@ -61,8 +104,7 @@ RunFolder::RunFolder(std::string path, Index keep) : path_(std::move(path)), kee
 }
 
 bool RunFolder::has_checkpoint() const {
-  std::error_code ignored;
-  return fs::exists(last_file(path_), ignored);
+  return exists(last_file(path_).string());
 }
 
 std::string RunFolder::last() const {
@@ -75,31 +117,20 @@ std::string RunFolder::last() const {
 void RunFolder::clean() const {
   std::vector<fs::path> partial;
   for (const fs::directory_entry& entry : fs::directory_iterator(path_))
-    if (entry.path().extension() == kPartial) partial.push_back(entry.path());
+    if (entry.path().extension() == kPartial ||
+        entry.path().filename().string().rfind("last.json.tmp", 0) == 0)
+      partial.push_back(entry.path());
   for (const fs::path& path : partial) remove_folder(path);
 }
 
 void RunFolder::save(const Trainer& trainer, const Json& run, const std::string& tokenizer_bytes,
                      std::optional<double> validation_loss) {
   const std::string name = checkpoint_name(trainer.steps_done());
-  const fs::path target = fs::path(path_) / name, partial = target.string() + kPartial;
-  remove_folder(partial);
-  make_folder(partial.string());
-  Json config = json_of(trainer.model().config());
-  config["train"] = run;
-  write_json((partial / "config.json").string(), config);
-  write_weights(trainer, partial);
-  if (!tokenizer_bytes.empty()) write_text((partial / "tokenizer.model").string(), tokenizer_bytes);
-  const Model& model = trainer.model();
-  write_json((partial / "trainer.json").string(),
-             {{"step", trainer.steps_done()},
-              {"tokens", trainer.tokens_done()},
-              {"dtype", name_of(model.dtype())},
-              {"threads", model.stream().threads()},
-              {"tier", name_of(model.stream().tier())},
-              {"version", SAMBA_VERSION}});
-  remove_folder(target);  // a run that was resumed before this step writes it anew
-  fs::rename(partial, target);
+  const fs::path target = fs::path(path_) / name;
+  const Partial partial(target);
+  write_checkpoint(trainer, run, tokenizer_bytes, partial.path());
+  remove_checkpoint(target);  // a run that was resumed before this step writes it anew
+  fs::rename(partial.path(), target);
   sync_folder(path_);
 
   Json last = {{"last", name}};
@@ -122,7 +153,7 @@ void RunFolder::save(const Trainer& trainer, const Json& run, const std::string&
   for (std::size_t i = 0; i + static_cast<std::size_t>(keep_) < all.size(); ++i) {
     // The newest is not that of the highest step when a run went on from an earlier one.
     const bool best_one = last.contains("best") && last["best"] == all[i];
-    if (all[i] != name && !best_one) remove_folder(fs::path(path_) / all[i]);
+    if (all[i] != name && !best_one) remove_checkpoint(fs::path(path_) / all[i]);
   }
 }
 

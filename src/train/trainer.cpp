@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/fields.h"
 
 namespace samba {
 namespace {
@@ -30,8 +31,8 @@ void complete(TrainConfig& c, const ModelConfig& model) {
   if (c.micro_batch == 0) c.micro_batch = c.batch;
   if (c.min_lr < 0) c.min_lr = c.lr / 10;
   expect(c.steps >= 1, "steps", "at least 1", static_cast<double>(c.steps));
-  expect(c.batch >= 1, "batch", "at least 1", static_cast<double>(c.batch));
-  expect(c.length >= 1, "length", "at least 1", static_cast<double>(c.length));
+  expect_size("train", "batch", c.batch);
+  expect_size("train", "length", c.length);
   expect(c.micro_batch >= 1 && c.batch % c.micro_batch == 0, "micro_batch", "a divisor of batch",
          static_cast<double>(c.micro_batch));
   expect(c.lr >= 0, "lr", "0 or more", c.lr);

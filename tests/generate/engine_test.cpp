@@ -203,7 +203,7 @@ TEST_F(EngineRules, GeneratesInsideItsVocabularyOnly) {
 }
 
 TEST_F(EngineRules, FullAttentionNeedsAContextThatHoldsTheRequest) {
-  EXPECT_NE(error_of([&] { Engine(full_.model(), {}); }).find("expected a context"),
+  EXPECT_NE(error_of([&] { Engine(full_.model(), {}); }).find("prompt and output: expected 1 to"),
             std::string::npos);
   Engine engine(full_.model(), {1, 512, 15, 0});
   EXPECT_EQ(error_of([&] { engine.submit(request(6)); }), "");

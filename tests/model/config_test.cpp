@@ -59,23 +59,34 @@ TEST(Config, NamesThePlaceOfWhatItRefuses) {
 
 TEST(Config, RefusesLayersThatCannotBe) {
   const std::pair<const char*, const char*> cases[] = {
-      {R"({"type": "attention", "heads": 0})", "layers.0.heads: expected at least 1, found 0"},
-      {R"({"type": "attention", "heads": -4})", "layers.0.heads: expected at least 1, found -4"},
+      {R"({"type": "attention", "heads": 0})",
+       "c.json: layers[0]: heads: expected 1 to 16777216, found 0"},
+      {R"({"type": "attention", "heads": -4})",
+       "c.json: layers[0]: heads: expected 1 to 16777216, found -4"},
       {R"({"type": "attention", "heads": 5})",
-       "layers.0.heads: expected a divisor of d_model = 32, found 5"},
+       "c.json: layers[0]: heads: expected a divisor of d_model = 32, found 5"},
       {R"({"type": "attention", "heads": 4, "kv_heads": 3})",
-       "layers.0.kv_heads: expected a divisor of heads = 4, found 3"},
+       "c.json: layers[0]: kv_heads: expected a divisor of heads = 4, found 3"},
       {R"({"type": "attention", "heads": 4, "kv_heads": -1})",
-       "layers.0.kv_heads: expected a divisor of heads = 4, found -1"},
+       "c.json: layers[0]: kv_heads: expected a divisor of heads = 4, found -1"},
       {R"({"type": "attention", "heads": 4, "window": -1})",
-       "layers.0.window: expected at least 1, or 0 for none, found -1"},
+       "c.json: layers[0]: window: expected 1 to 16777216, found -1; without the key attention is "
+       "full"},
+      {R"({"type": "attention", "heads": 4, "window": 0})",
+       "c.json: layers[0]: window: expected 1 to 16777216, found 0; without the key attention is "
+       "full"},
+      {R"({"type": "attention", "heads": 4, "window": null})",
+       "c.json: layers[0]: window: expected a whole number, found null"},
       {R"({"type": "attention", "heads": 32})", "expected an even number with rope, found 1"},
       {R"({"type": "attention", "heads": 4, "rope_base": 0})", "rope_base: expected more than 1"},
-      {R"({"type": "mamba", "d_state": 0})", "layers.0.d_state: expected at least 1, found 0"},
-      {R"({"type": "mamba", "d_conv": 0})", "layers.0.d_conv: expected at least 1, found 0"},
-      {R"({"type": "mamba", "expand": -1})", "layers.0.expand: expected at least 1, found -1"},
-      {R"({"type": "mamba", "dt_rank": -1})", "layers.0.dt_rank: expected at least 1, or 0"},
-      {R"({"type": "swiglu"})", "layers.0.d_ff: expected at least 1, found 0"},
+      {R"({"type": "mamba", "d_state": 0})",
+       "c.json: layers[0]: d_state: expected 1 to 16777216, found 0"},
+      {R"({"type": "mamba", "d_conv": 0})",
+       "c.json: layers[0]: d_conv: expected 1 to 16777216, found 0"},
+      {R"({"type": "mamba", "expand": -1})",
+       "c.json: layers[0]: expand: expected 1 to 16777216, found -1"},
+      {R"({"type": "mamba", "dt_rank": -1})", "c.json: layers[0]: dt_rank: expected 1 to 16777216"},
+      {R"({"type": "swiglu"})", "c.json: layers[0]: d_ff: expected 1 to 16777216, found 0"},
   };
   for (const auto& [layer, message] : cases) {
     const std::string patch = text_of(R"({"layers": [)", layer, "]}");
@@ -99,8 +110,10 @@ TEST(Config, RefusesSizesWhoseProductsWouldOverflow) {
   };
   for (const char* layer : layers) {
     const std::string message = error_with(text_of(R"({"layers": [)", layer, "]}").c_str());
-    EXPECT_NE(message.find("layers"), std::string::npos) << layer << ": " << message;
-    EXPECT_NE(message.find("expected at most"), std::string::npos) << layer << ": " << message;
+    EXPECT_EQ(message.rfind("c.json: layers[0]: ", 0), 0u) << layer << ": " << message;
+    EXPECT_TRUE(message.find("expected at most") != std::string::npos ||
+                message.find("expected 1 to 16777216") != std::string::npos)
+        << layer << ": " << message;
   }
 }
 

@@ -44,7 +44,7 @@ std::string kinds(const Layout& layout) {
   std::string all;
   for (const Json& layer : layout.config.layers) {
     const auto type = layer.at("type").get<std::string>();
-    all += type == "attention" && layer.at("window") == 0 ? 'f' : type[0];
+    all += type == "attention" && !layer.contains("window") ? 'f' : type[0];
   }
   return all;
 }
@@ -156,17 +156,17 @@ TEST(Layout, HuggingFacesMeanings) {
     return read(kLlama, patch).config.layers[0];
   };
   EXPECT_EQ(attention("{}").at("kv_heads"), 2);
-  EXPECT_EQ(attention("{}").at("window"), 0);
+  EXPECT_FALSE(attention("{}").contains("window"));
   EXPECT_EQ(attention(R"({"num_key_value_heads": null})").at("kv_heads"), 4);
   EXPECT_EQ(attention(R"({"head_dim": 24})").at("head_width"), 24);
   EXPECT_EQ(attention(R"({"head_dim": null})").at("head_width"), 16);
-  EXPECT_EQ(attention(R"({"sliding_window": 8})").at("window"), 0) << "Llama has none";
+  EXPECT_FALSE(attention(R"({"sliding_window": 8})").contains("window")) << "Llama has none";
   const std::string mistral = R"({"model_type": "mistral", "sliding_window": )";
   EXPECT_EQ(attention(mistral + "8}").at("window"), 8);
   Json none = changed(kLlama, R"({"model_type": "mistral"})");
   EXPECT_EQ(layout_of(none, "c").config.layers[0].at("window"), 4096) << "the class's default";
   none["sliding_window"] = nullptr;
-  EXPECT_EQ(layout_of(none, "c").config.layers[0].at("window"), 0);
+  EXPECT_FALSE(layout_of(none, "c").config.layers[0].contains("window"));
   EXPECT_FALSE(read(kLlama).config.tied);
   EXPECT_TRUE(read(kLlama, R"({"tie_word_embeddings": true})").config.tied);
   EXPECT_EQ(read(kLlama).config.norm_eps, 1e-6);
@@ -284,7 +284,9 @@ TEST(Layout, RefusesModelsWhoseSizesTogetherAreTooLargeWithoutMemory) {
       const Model model(layout.config, stream, DType::f32);
       const WeightNames names(layout, model);
     });
-    EXPECT_NE(message.find("expected at most"), std::string::npos) << patch << ": " << message;
+    EXPECT_TRUE(message.find("expected at most") != std::string::npos ||
+                message.find("expected 1 to 16777216") != std::string::npos)
+        << patch << ": " << message;
   }
   EXPECT_LT(allocations.peak(), std::size_t{256} << 20);
 }

@@ -17,9 +17,10 @@ View column(const std::vector<int>& ids) {
 
 ModelConfig small_samba(bool tied, Index window) {
   const Json swiglu = {{"type", "swiglu"}, {"d_ff", 20}};
-  const Json attention = {{"type", "attention"}, {"heads", 3}, {"kv_heads", 1}, {"window", window}};
+  Json attention = {{"type", "attention"}, {"heads", 3}, {"kv_heads", 1}};
+  if (window > 0) attention["window"] = window;
   ModelConfig config;
-  config.name = "small";
+  config.name = config.place = "small";
   config.vocab = 37;
   config.d_model = 24;
   config.context = 64;

@@ -260,8 +260,8 @@ TEST_F(Training, CompletesItsConfig) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::pair<const char*, std::function<void(TrainConfig&)>> wrong[] = {
       {"steps: expected at least 1", [](TrainConfig& x) { x.steps = 0; }},
-      {"batch: expected at least 1", [](TrainConfig& x) { x.batch = 0; }},
-      {"length: expected at least 1", [](TrainConfig& x) { x.length = -1; }},
+      {"batch: expected 1 to", [](TrainConfig& x) { x.batch = 0; }},
+      {"length: expected 1 to", [](TrainConfig& x) { x.length = -1; }},
       {"micro_batch: expected a divisor", [](TrainConfig& x) { x.micro_batch = 3; }},
       {"micro_batch: expected a divisor", [](TrainConfig& x) { x.micro_batch = 8; }},
       {"micro_batch: expected a divisor", [](TrainConfig& x) { x.micro_batch = -1; }},

@@ -19,7 +19,10 @@ class Validation : public testing::TestWithParam<Index> {
   }
   static SmallModel model(DType dtype, Index window) {
     ModelConfig config = TinyRun::model_config();
-    config.layers[2]["window"] = window;
+    if (window > 0)
+      config.layers[2]["window"] = window;
+    else
+      config.layers[2].erase("window");
     return SmallModel(config, dtype == DType::f64 ? Tier::plain : best_tier(), dtype, false);
   }
 };
