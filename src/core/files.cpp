@@ -40,6 +40,28 @@ std::filesystem::file_status status_of(const std::string& path) {
   return status;
 }
 
+/// A pipe has no size, and cannot be mapped.
+std::string read_pipe(const std::string& path, std::size_t limit) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) fail_system("cannot open", path);
+  std::string text(kBuffer, '\0');
+  std::size_t size = 0;
+  ssize_t count = 1;
+  while (count != 0 && size <= limit) {
+    if (size == text.size()) text.resize(2 * size);
+    count = ::read(file, text.data() + size, text.size() - size);
+    if (count < 0 && errno != EINTR) break;
+    if (count > 0) size += static_cast<std::size_t>(count);
+  }
+  const int error = errno;
+  ::close(file);
+  errno = error;
+  if (count < 0) fail_system("cannot read", path);
+  if (size > limit) fail(path, ": found more than ", limit, " bytes; expected at most ", limit);
+  text.resize(size);
+  return text;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
@@ -124,6 +146,8 @@ void AtomicFile::commit() {
 }
 
 std::string read_text(const std::string& path, std::size_t limit) {
+  const auto type = status_of(path).type();
+  if (type == std::filesystem::file_type::fifo) return read_pipe(path, limit);
   const MappedFile file(path);
   if (file.bytes().size() > limit)
     fail(path, ": found ", file.bytes().size(), " bytes; expected at most ", limit);

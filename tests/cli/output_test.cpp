@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 
 #include "cli/program.h"
 #include "core/utf8.h"
@@ -82,6 +84,11 @@ TEST(Generate, ThePromptComesFromAnywhere) {
   EXPECT_EQ(with({"--file", "prompt.txt"}), text);
   EXPECT_EQ(with({"--file", "-"}, {.input = prompt}), text);
   EXPECT_EQ(with({}, {.input = prompt}), text);
+  ASSERT_EQ(::mkfifo((place / "pipe").c_str(), 0644), 0);
+  Program program(place.path(), {"generate", "run", "--quiet", "--tokens", "20", "--file", "pipe"},
+                  {});
+  std::ofstream(place / "pipe") << prompt;
+  EXPECT_EQ(program.end().out, text) << "a shell's <(...) is a pipe";
   EXPECT_EQ(with({"--chunk", "1", prompt}), text) << "however it is read";
   EXPECT_FALSE(with({}).empty()) << "nothing at all is a prompt, too";
 }
