@@ -39,7 +39,8 @@ struct Options {
 
 constexpr const char* kUsage =
     "sambalm bench MODEL\n\n"
-    "Times reading a prompt and generating, or training, and states them as shares of what the machine\n"
+    "Times reading a prompt and generating, or training, and states them as shares of what the "
+    "machine\n"
     "does in the same minute: operations against its peak in registers, generated tokens against\n"
     "reading weights and state from memory. A preset gets random weights.";
 
@@ -73,13 +74,15 @@ class Workload {
   Matrix tokens(Index count) {
     Matrix ids(model_.stream(), DType::i32, count, 1);
     for (Index i = 0; i < count; ++i)
-      *ids.row<std::int32_t>(i) = static_cast<std::int32_t>((++next_ * 7919) % model_.config().vocab);
+      *ids.row<std::int32_t>(i) =
+          static_cast<std::int32_t>((++next_ * 7919) % model_.config().vocab);
     return ids;
   }
 
   std::vector<Span> spans(Index length, Index position, bool slots) const {
     std::vector<Span> all;
-    for (Index s = 0; s < options_.sequences; ++s) all.push_back({s * length, length, position, slots ? s : -1});
+    for (Index s = 0; s < options_.sequences; ++s)
+      all.push_back({s * length, length, position, slots ? s : -1});
     return all;
   }
 
@@ -89,7 +92,8 @@ class Workload {
     Pass pass{model_.stream(), batch_of(all), &states, false};
     Matrix x(model_.stream(), model_.dtype(), pass.batch.tokens, model_.config().d_model);
     Matrix last(model_.stream(), model_.dtype(), options_.sequences, model_.config().d_model);
-    Matrix logits(model_.stream(), exact_of(model_.dtype()), options_.sequences, model_.config().vocab);
+    Matrix logits(model_.stream(), exact_of(model_.dtype()), options_.sequences,
+                  model_.config().vocab);
     model_.forward(pass, tokens(pass.batch.tokens), x);
     for (Index s = 0; s < options_.sequences; ++s)
       copy(last.view().block(s, 1), x.view().block((s + 1) * length - 1, 1));
@@ -108,8 +112,9 @@ class Workload {
     const double head = 2.0 * static_cast<double>(model_.config().vocab * model_.config().d_model);
     const double flops = sequences * (model_.flops(0, options_.prompt) -
                                       head * static_cast<double>(options_.prompt - 1));
-    return {"prompt of " + std::to_string(options_.prompt), sequences * static_cast<double>(options_.prompt),
-            best, flops / best / peak, "peak " + human_count(peak) + " FLOP/s"};
+    return {"prompt of " + std::to_string(options_.prompt),
+            sequences * static_cast<double>(options_.prompt), best, flops / best / peak,
+            "peak " + human_count(peak) + " FLOP/s"};
   }
 
   Row decode() {
@@ -126,8 +131,9 @@ class Workload {
     }
     double bytes = 0;
     for (const Parameter& p : model_.parameters())
-      bytes += static_cast<double>(p.packed.empty() ? (p.name == "embedding.weight" ? 0 : p.value.bytes())
-                                                    : p.packed.bytes());
+      bytes += static_cast<double>(p.packed.empty()
+                                       ? (p.name == "embedding.weight" ? 0 : p.value.bytes())
+                                       : p.packed.bytes());
     bytes += static_cast<double>(options_.sequences * model_.state_bytes(options_.prompt));
     const double tokens = static_cast<double>(options_.decode);
     return {"one token at a time", tokens * static_cast<double>(options_.sequences), best,
@@ -151,8 +157,9 @@ class Workload {
                       }));
     }
     const double sequences = static_cast<double>(options_.sequences);
-    return {"training step of " + std::to_string(length), sequences * static_cast<double>(length), best,
-            3 * sequences * model_.flops(0, length) / best / peak, "GEMM " + human_count(peak) + " FLOP/s"};
+    return {"training step of " + std::to_string(length), sequences * static_cast<double>(length),
+            best, 3 * sequences * model_.flops(0, length) / best / peak,
+            "GEMM " + human_count(peak) + " FLOP/s"};
   }
 
   Model& model_;

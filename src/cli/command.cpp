@@ -65,7 +65,8 @@ int complain(std::string message, int code) {
 }  // namespace
 
 Stream Common::stream() const {
-  if (device != "cpu") fail("device: expected cpu, found \"", device, "\"; this build has no other");
+  if (device != "cpu")
+    fail("device: expected cpu, found \"", device, "\"; this build has no other");
   if (threads < 0 || threads > 4096) fail("threads: expected 0 to 4096, found ", threads);
   return CpuStream(static_cast<int>(threads), tier.empty() ? best_tier() : tier_of(tier));
 }

@@ -40,7 +40,8 @@ struct Options {
 
 constexpr const char* kUsage =
     "sambalm eval perplexity MODEL --data FOLDER\n\n"
-    "Perplexity by context length: for each length L the exponential of the mean loss over the first\n"
+    "Perplexity by context length: for each length L the exponential of the mean loss over the "
+    "first\n"
     "L predictions of each sequence (section J3 of the paper's procedures).";
 
 std::string fixed(double value, const char* format) {
@@ -73,7 +74,8 @@ int perplexity(std::vector<std::string> words) {
   if (source.folder.empty())
     fail(words[0], ": a preset has no weights; train it first: sambalm train ", words[0]);
   if (options.lengths.empty())
-    for (const Index times : {1, 2, 3, 4}) options.lengths.push_back(times * source.layout.config.context);
+    for (const Index times : {1, 2, 3, 4})
+      options.lengths.push_back(times * source.layout.config.context);
   std::sort(options.lengths.begin(), options.lengths.end());
   for (const Index length : options.lengths) expect_size("eval", "lengths", length);
 
@@ -88,10 +90,9 @@ int perplexity(std::vector<std::string> words) {
                      .unit = "tokens",
                      .total = static_cast<double>(count * options.lengths.back()),
                      .quiet = options.common.quiet});
-  const std::vector<LengthLoss> losses =
-      validate(*model, windows, options.lengths, count, [&](Index done) {
-        progress.update(static_cast<double>(done * options.lengths.back()));
-      });
+  const std::vector<LengthLoss> losses = validate(
+      *model, windows, options.lengths, count,
+      [&](Index done) { progress.update(static_cast<double>(done * options.lengths.back())); });
   progress.finish();
 
   Table table({"length", "loss", "perplexity"});

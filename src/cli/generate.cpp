@@ -12,11 +12,11 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/human.h"
+#include "core/utf8.h"
 #include "generate/engine.h"
 #include "generate/stop_text.h"
 #include "model/folder.h"
 #include "text/tokenizer.h"
-#include "core/utf8.h"
 
 namespace samba {
 namespace {
@@ -99,9 +99,10 @@ struct Timing {
     if (++tokens == 1) first = interval_start = last;
     if (tokens % kInterval != 0) return;
     const Index count = tokens == kInterval ? kInterval - 1 : kInterval;
-    intervals.push_back({{"tokens", tokens},
-                         {"tokens_per_second", static_cast<double>(count) / (last - interval_start)},
-                         {"resident_bytes", resident_bytes()}});
+    intervals.push_back(
+        {{"tokens", tokens},
+         {"tokens_per_second", static_cast<double>(count) / (last - interval_start)},
+         {"resident_bytes", resident_bytes()}});
     interval_start = last;
   }
   double decode_rate() const {
@@ -133,7 +134,8 @@ int run_generate(const std::vector<std::string>& all) {
   watch_interrupts();
   Request request;
   request.prompt = tokenizer.encode(prompt);
-  if (request.prompt.empty()) request.prompt.push_back(tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos());
+  if (request.prompt.empty())
+    request.prompt.push_back(tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos());
   request.max_tokens = options.tokens;
   request.sampling = {options.temperature, options.top_k, options.top_p,
                       static_cast<std::uint64_t>(options.common.seed)};
@@ -143,8 +145,8 @@ int run_generate(const std::vector<std::string>& all) {
   Engine engine(*model, {.slots = 1,
                          .tokens_per_pass = options.chunk,
                          .context = prompt_tokens + options.tokens,
-                         .vocabulary = static_cast<std::int32_t>(std::min<Index>(
-                             tokenizer.vocabulary(), model->config().vocab))});
+                         .vocabulary = static_cast<std::int32_t>(
+                             std::min<Index>(tokenizer.vocabulary(), model->config().vocab))});
   StreamingDecoder decoder(tokenizer);
   StopText stop(options.stop);
   Timing timing;
@@ -173,7 +175,8 @@ int run_generate(const std::vector<std::string>& all) {
   const double prefill = timing.first - timing.start;
   if (!options.common.quiet && timing.tokens > 0)
     std::cerr << prompt_tokens << " prompt tokens in " << human_seconds(prefill) << ", "
-              << timing.tokens << " new ones, " << human_count(timing.decode_rate()) << " tokens/s\n";
+              << timing.tokens << " new ones, " << human_count(timing.decode_rate())
+              << " tokens/s\n";
   options.common.write_result({{"prompt", prompt},
                                {"text", text},
                                {"prompt_tokens", prompt_tokens},

@@ -18,14 +18,16 @@ struct Options {
 
   void fields(auto& f) {
     f("list", list, "list the presets");
-    f("context", context, "tokens that growing states and operations are counted for; 0: the model's");
+    f("context", context,
+      "tokens that growing states and operations are counted for; 0: the model's");
     common.fields(f);
   }
 };
 
 constexpr const char* kUsage =
     "sambalm info MODEL | --list\n\n"
-    "What a model folder or preset is: layers, parameters, bytes of state of one sequence, operations\n"
+    "What a model folder or preset is: layers, parameters, bytes of state of one sequence, "
+    "operations\n"
     "per token, memory to train.";
 
 /// "6 x (mamba, swiglu, attention, swiglu)": the list with its shortest period.
@@ -105,10 +107,11 @@ int run_info(const std::vector<std::string>& all) {
     table.add({"vocabulary", std::to_string(config.vocab) + (config.tied ? ", tied" : ", untied")});
     table.add({"parameters", std::to_string(model.parameter_count())});
     table.add({"weights", human_bytes(static_cast<double>(weights)) + " in " + name_of(dtype)});
-    table.add({"state of a sequence",
-               human_bytes(static_cast<double>(model.state_bytes(context))) +
-                   (model.has_growing_state() ? " at " + std::to_string(context) + " tokens, growing"
-                                              : ", whatever its length")});
+    table.add(
+        {"state of a sequence",
+         human_bytes(static_cast<double>(model.state_bytes(context))) +
+             (model.has_growing_state() ? " at " + std::to_string(context) + " tokens, growing"
+                                        : ", whatever its length")});
     table.add({"operations per token", human_count(per_token) + " forward, " +
                                            human_count(3 * per_token) + " in training, at " +
                                            std::to_string(context) + " tokens"});

@@ -32,6 +32,8 @@ void watch_interrupts() {
   std::signal(SIGTERM, remember);
 }
 
-bool interrupted() { return seen != 0; }
+bool interrupted() {
+  return seen != 0;
+}
 
 }  // namespace samba

@@ -69,9 +69,10 @@ void OptionFields::operator()(const char* name, bool& member, const char* help) 
 }
 
 void OptionFields::operator()(const char* name, Index& member, const char* help) {
-  add(name, "N", std::to_string(member), help, [&member, o = option_name(name)](const std::string& v) {
-    member = number<Index>(o, v, "a whole number");
-  });
+  add(name, "N", std::to_string(member), help,
+      [&member, o = option_name(name)](const std::string& v) {
+        member = number<Index>(o, v, "a whole number");
+      });
 }
 
 void OptionFields::operator()(const char* name, double& member, const char* help) {
@@ -84,7 +85,8 @@ void OptionFields::operator()(const char* name, std::string& member, const char*
   add(name, "TEXT", member, help, [&member](const std::string& v) { member = v; });
 }
 
-void OptionFields::operator()(const char* name, std::vector<std::string>& member, const char* help) {
+void OptionFields::operator()(const char* name, std::vector<std::string>& member,
+                              const char* help) {
   add(name, "TEXT", "", help, [&member, first = true](const std::string& v) mutable {
     if (first) member.clear();  // what was there gives way to what the user names
     first = false;

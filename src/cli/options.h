@@ -10,8 +10,8 @@
 namespace samba {
 
 /// The words after `sambalm COMMAND`, matched with the fields of an options struct (core/fields.h):
-/// a field `max_tokens` is the option `--max-tokens`, a bool takes no value (`--no-NAME` clears it),
-/// a vector takes every repetition of its option and commas between numbers.
+/// a field `max_tokens` is the option `--max-tokens`, a bool takes no value (`--no-NAME` clears
+/// it), a vector takes every repetition of its option and commas between numbers.
 class OptionFields {
  public:
   void operator()(const char* name, bool& member, const char* help);

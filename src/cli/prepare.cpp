@@ -1,3 +1,5 @@
+#include "text/prepare.h"
+
 #include <iostream>
 
 #include "cli/command.h"
@@ -7,7 +9,6 @@
 #include "core/human.h"
 #include "core/progress.h"
 #include "core/table.h"
-#include "text/prepare.h"
 
 namespace samba {
 namespace {
@@ -40,8 +41,10 @@ struct Options {
 
 constexpr const char* kUsage =
     "sambalm prepare TEXT... --tokenizer FILE.model --out FOLDER\n\n"
-    "Packs documents into token files. TEXT is a text file (one document), .jsonl (a document a line,\n"
-    "in \"text\"), either with .zst, or a folder of them. No document is lost, and the files are the\n"
+    "Packs documents into token files. TEXT is a text file (one document), .jsonl (a document a "
+    "line,\n"
+    "in \"text\"), either with .zst, or a folder of them. No document is lost, and the files are "
+    "the\n"
     "same for every number of threads.";
 
 }  // namespace
@@ -55,7 +58,8 @@ int run_prepare(const std::vector<std::string>& all) {
   if (options.processes < 1 || options.processes > 100'000)
     fail("processes: expected 1 to 100000, found ", options.processes);
 
-  Progress progress({.label = "prepare", .unit = "bytes", .total = 0, .quiet = options.common.quiet});
+  Progress progress(
+      {.label = "prepare", .unit = "bytes", .total = 0, .quiet = options.common.quiet});
   PrepareOptions prepare_options;
   prepare_options.inputs = words;
   prepare_options.tokenizer = options.tokenizer;

@@ -24,7 +24,8 @@ constexpr const char* kUsage =
     "sambalm tokenizer encode FILE.model [TEXT]\n"
     "sambalm tokenizer decode FILE.model [IDS]\n\n"
     "Trains a SentencePiece model (BPE with byte fallback, as Llama 2's) on text files, JSONL or\n"
-    "folders of them; turns text into ids and ids into text. Without TEXT or IDS standard input is\n"
+    "folders of them; turns text into ids and ids into text. Without TEXT or IDS standard input "
+    "is\n"
     "read; ids are separated by spaces, commas or line ends.";
 
 struct TrainOptions {
@@ -42,10 +43,14 @@ struct TrainOptions {
 
 struct CodeOptions {
   Common common;
-  void fields(auto& f) { f("json", common.json, "write the result as JSON to this file; -: to standard output"); }
+  void fields(auto& f) {
+    f("json", common.json, "write the result as JSON to this file; -: to standard output");
+  }
 };
 
-std::string standard_input() { return {std::istreambuf_iterator<char>(std::cin), {}}; }
+std::string standard_input() {
+  return {std::istreambuf_iterator<char>(std::cin), {}};
+}
 
 int train(std::vector<std::string> words) {
   TrainOptions options;

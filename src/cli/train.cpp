@@ -37,8 +37,10 @@ struct Options {
     f("out", out, "folder of the run: checkpoints and logs");
     f("resume", resume, "go on from the run's last checkpoint");
     f("validate_every", validate_every, "steps between validations; 0: at the end only");
-    f("validate_sequences", validate_sequences, "sequences of a validation, each of the longest length");
-    f("validate_lengths", validate_lengths, "context lengths; default: 1, 2 and 4 times the training length");
+    f("validate_sequences", validate_sequences,
+      "sequences of a validation, each of the longest length");
+    f("validate_lengths", validate_lengths,
+      "context lengths; default: 1, 2 and 4 times the training length");
     f("save_every", save_every, "steps between checkpoints; 0: at the end only");
     f("keep", keep, "checkpoints that stay, beside the best");
     train.fields(f);
@@ -49,7 +51,8 @@ struct Options {
 constexpr const char* kUsage =
     "sambalm train MODEL --data FOLDER --out RUN\n\n"
     "Trains a model. MODEL is a preset or a configuration file (new weights), or a model folder\n"
-    "(its weights are trained on). Ctrl-C saves a checkpoint and stops; --resume goes on from it and\n"
+    "(its weights are trained on). Ctrl-C saves a checkpoint and stops; --resume goes on from it "
+    "and\n"
     "repeats what an unbroken run would have computed, bit for bit.";
 
 /// Options from the recipe that comes with the model or the run, then from the command line.
@@ -194,8 +197,9 @@ class Run {
 
   void announce() {
     if (options_.common.quiet) return;
-    std::cerr << model_->config().name << ": " << human_count(static_cast<double>(model_->parameter_count()))
-              << " parameters, " << options_.train.steps << " steps of " << options_.train.batch << " x "
+    std::cerr << model_->config().name << ": "
+              << human_count(static_cast<double>(model_->parameter_count())) << " parameters, "
+              << options_.train.steps << " steps of " << options_.train.batch << " x "
               << options_.train.length << " tokens, " << name_of(model_->dtype()) << ", "
               << stream_.threads() << " threads, " << name_of(stream_.tier()) << '\n';
     if (!resuming()) return;
@@ -211,15 +215,17 @@ class Run {
     try {
       return trainer_->step();
     } catch (const Error& error) {
-      fail(error.what(), "; last good checkpoint: ", folder_.has_checkpoint() ? folder_.last() : "none");
+      fail(error.what(),
+           "; last good checkpoint: ", folder_.has_checkpoint() ? folder_.last() : "none");
     }
   }
 
   void validate_now(Progress& progress) {
     if (!validation_) return;
-    const std::vector<LengthLoss> losses = validate(*model_, *validation_, options_.validate_lengths,
-                                                    options_.validate_sequences);
-    log_->validation({.step = trainer_->steps_done(), .tokens = trainer_->tokens_done(), .losses = losses});
+    const std::vector<LengthLoss> losses =
+        validate(*model_, *validation_, options_.validate_lengths, options_.validate_sequences);
+    log_->validation(
+        {.step = trainer_->steps_done(), .tokens = trainer_->tokens_done(), .losses = losses});
     validation_loss_ = losses.front().loss;
     std::string line = text_of("step ", trainer_->steps_done(), ": validation loss");
     for (const LengthLoss& l : losses) {
@@ -257,7 +263,8 @@ int run_train(const std::vector<std::string>& all) {
   const Options options = resolve(all, words, go_on);
   if (!go_on) return 0;
   if (!options.resume && RunFolder(options.out, 1).has_checkpoint())
-    fail(options.out, ": holds a run already; --resume goes on with it, another --out begins a new one");
+    fail(options.out,
+         ": holds a run already; --resume goes on with it, another --out begins a new one");
   return Run(options, words[0]).train();
 }
 

@@ -27,7 +27,8 @@ struct Options {
 
 constexpr const char* kUsage =
     "sambalm verify MODEL EXPECTED.safetensors\n\n"
-    "Runs the tokens of EXPECTED through the model and compares logits, loss, gradients and greedy\n"
+    "Runs the tokens of EXPECTED through the model and compares logits, loss, gradients and "
+    "greedy\n"
     "continuation with those stored there. Exits 1 when one is off by more than its bound.";
 
 std::string scientific(double value) {
@@ -44,14 +45,18 @@ int run_verify(const std::vector<std::string>& all) {
   if (!parse(options, words, kUsage, 2, 2)) return 0;
   Stream stream = options.common.stream();
   if (!options.write.empty()) watch_interrupts();  // the file appears whole or not at all
-  const VerifyResult result = verify(open_model(words[0]), words[1], stream,
-                                     options.common.element_type(), verify_mode(options.mode),
-                                     options.write);
+  const VerifyResult result =
+      verify(open_model(words[0]), words[1], stream, options.common.element_type(),
+             verify_mode(options.mode), options.write);
   Table table({"tensor", "relative error", "bound", ""});
   Json rows = Json::array();
   for (const VerifyRow& row : result.rows) {
-    table.add({row.tensor, scientific(row.error), scientific(row.bound), row.passed() ? "" : "above"});
-    rows.push_back({{"tensor", row.tensor}, {"error", row.error}, {"bound", row.bound}, {"passed", row.passed()}});
+    table.add(
+        {row.tensor, scientific(row.error), scientific(row.bound), row.passed() ? "" : "above"});
+    rows.push_back({{"tensor", row.tensor},
+                    {"error", row.error},
+                    {"bound", row.bound},
+                    {"passed", row.passed()}});
   }
   if (options.common.json != "-") {
     table.print(std::cout);
@@ -59,7 +64,8 @@ int run_verify(const std::vector<std::string>& all) {
               << " tensors agree with " << words[1] << " (" << options.mode << ", "
               << options.common.dtype << ", " << name_of(stream.tier()) << ")\n";
   }
-  options.common.write_result({{"passed", result.passed()}, {"mode", options.mode}, {"tensors", rows}});
+  options.common.write_result(
+      {{"passed", result.passed()}, {"mode", options.mode}, {"tensors", rows}});
   return result.passed() ? 0 : 1;
 }
 

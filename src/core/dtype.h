@@ -65,7 +65,9 @@ template <class T>
 using Exact = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 /// Exact as a DType.
-constexpr DType exact_of(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+constexpr DType exact_of(DType dtype) {
+  return dtype == DType::f64 ? DType::f64 : DType::f32;
+}
 
 /// Half a unit in the last place of 1, the largest relative error of one rounding.
 constexpr double unit_roundoff(DType dtype) {

@@ -67,7 +67,7 @@ std::string read_pipe(const std::string& path, std::size_t limit) {
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) fail_system("cannot open", path);
-  struct stat status {};
+  struct stat status{};
   if (::fstat(file, &status) != 0 || S_ISDIR(status.st_mode)) {
     if (S_ISDIR(status.st_mode)) errno = EISDIR;
     const int error = errno;
@@ -134,8 +134,7 @@ void AtomicFile::flush() {
 void AtomicFile::commit() {
   flush();
   if (::fsync(file_) != 0) fail_system("cannot write", path_);
-  if (::close(std::exchange(file_, -1)) != 0 ||
-      ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (::close(std::exchange(file_, -1)) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int error = errno;
     ::unlink(temporary_.c_str());
     errno = error;

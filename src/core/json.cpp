@@ -18,7 +18,8 @@ std::string position(std::string_view text, std::size_t byte) {
   byte = std::min(byte, text.size());
   const std::string_view before = text.substr(0, byte);
   const auto line = 1 + std::count(before.begin(), before.end(), '\n');
-  const std::size_t start = before.rfind('\n') == std::string_view::npos ? 0 : before.rfind('\n') + 1;
+  const std::size_t start =
+      before.rfind('\n') == std::string_view::npos ? 0 : before.rfind('\n') + 1;
   return text_of("line ", line, ", column ", byte - start + 1);
 }
 
@@ -52,7 +53,9 @@ Json parse_json(std::string_view text, const std::string& place) {
   }
 }
 
-Json read_json(const std::string& path) { return parse_json(read_text(path, kLargest), path); }
+Json read_json(const std::string& path) {
+  return parse_json(read_text(path, kLargest), path);
+}
 
 void write_json(const std::string& path, const Json& document) {
   write_text(path, document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");

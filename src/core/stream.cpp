@@ -93,7 +93,9 @@ std::size_t Pool::held() const {
 }
 
 CpuStream::CpuStream(int threads, Tier tier)
-    : tier_(tier), threads_(threads > 0 ? threads : usable_cores()), pool_(std::make_shared<Pool>()) {
+    : tier_(tier),
+      threads_(threads > 0 ? threads : usable_cores()),
+      pool_(std::make_shared<Pool>()) {
   if (tier > best_tier())
     fail("tier: ", name_of(tier), " was asked for; this machine's best is ", name_of(best_tier()));
 }

@@ -67,7 +67,8 @@ struct Range {
 Range widened(Range range, bool log, double least) {
   if (range.empty()) return log ? Range{1, 10} : Range{0, 1};
   const double magnitude = std::max(std::abs(range.low), std::abs(range.high));
-  const double missing = least * (magnitude > 1 / kLargest ? magnitude : 1) - (range.high - range.low);
+  const double missing =
+      least * (magnitude > 1 / kLargest ? magnitude : 1) - (range.high - range.low);
   if (missing <= 0) return range;
   if (log) return {range.low / (1 + least), range.high * (1 + least)};
   const bool from_zero = range.low >= 0 && range.low < missing / 2;

@@ -51,7 +51,8 @@ void add_training(Report& report, const TrainingHistory& history) {
   if (history.steps.empty()) return;
   const StepRecord& last = history.steps.back();
   report.training = over_tokens("training", history, [](const StepRecord& s) { return s.loss; });
-  for (std::size_t k = 0; !history.validations.empty() && k < history.validations[0].losses.size(); ++k) {
+  for (std::size_t k = 0; !history.validations.empty() && k < history.validations[0].losses.size();
+       ++k) {
     Series series;
     series.name = "validation at " + std::to_string(history.validations[0].losses[k].length);
     series.style = Series::Style::marked;
@@ -95,20 +96,24 @@ Report run_report(const ModelSource& source, const Model& model,
   Report report;
   report.title = config.name;
   report.subtitle = "Perplexity by context length on held-out text, and how the model was trained.";
-  report.highlights.push_back({"parameters", human_count(static_cast<double>(model.parameter_count()))});
-  report.summary = {{"Model", source.name},
-                    {"Parameters", std::to_string(model.parameter_count())},
-                    {"State of a sequence", human_bytes(static_cast<double>(model.state_bytes(config.context)))},
-                    {"Vocabulary", std::to_string(config.vocab)}};
+  report.highlights.push_back(
+      {"parameters", human_count(static_cast<double>(model.parameter_count()))});
+  report.summary = {
+      {"Model", source.name},
+      {"Parameters", std::to_string(model.parameter_count())},
+      {"State of a sequence", human_bytes(static_cast<double>(model.state_bytes(config.context)))},
+      {"Vocabulary", std::to_string(config.vocab)}};
   report.training_length = config.context;
   for (const LengthLoss& l : lengths)
     report.lengths.push_back({l.length, l.loss, l.length * sequences});
   if (!lengths.empty())
-    report.highlights.push_back({"perplexity at " + std::to_string(lengths.front().length) + " tokens",
-                                 fixed(std::exp(lengths.front().loss), 2)});
+    report.highlights.push_back(
+        {"perplexity at " + std::to_string(lengths.front().length) + " tokens",
+         fixed(std::exp(lengths.front().loss), 2)});
   if (lengths.size() > 1)
-    report.highlights.push_back({"perplexity at " + std::to_string(lengths.back().length) + " tokens",
-                                 fixed(std::exp(lengths.back().loss), 2)});
+    report.highlights.push_back(
+        {"perplexity at " + std::to_string(lengths.back().length) + " tokens",
+         fixed(std::exp(lengths.back().loss), 2)});
   add_training(report, history_of(source));
   const fs::path path = fs::path(source.folder) / "config.json";
   report.config = read_json(path.string()).dump(2);

@@ -15,7 +15,8 @@ namespace samba {
 Report run_report(const ModelSource&, const Model&, const std::vector<LengthLoss>& lengths,
                   Index sequences);
 
-/// Text that the model writes behind `prompt`: `tokens` ids at temperature 0.8. The model is packed.
+/// Text that the model writes behind `prompt`: `tokens` ids at temperature 0.8. The model is
+/// packed.
 Sample write_sample(Model&, const Tokenizer&, const std::string& prompt, Index tokens,
                     std::uint64_t seed);
 

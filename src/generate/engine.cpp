@@ -18,7 +18,8 @@ Engine::Engine(Model& model, const Options& options) : model_(model), options_(o
   // The state of full attention is allocated for all of it.
   if (model.has_growing_state())
     expect_size(model.config().place, "tokens of prompt and output", options.context);
-  if (options_.vocabulary == 0) options_.vocabulary = static_cast<std::int32_t>(model.config().vocab);
+  if (options_.vocabulary == 0)
+    options_.vocabulary = static_cast<std::int32_t>(model.config().vocab);
   states_ = model.make_states(options.slots, options.context);
   slots_.resize(static_cast<std::size_t>(options.slots));
 }
@@ -27,7 +28,8 @@ void Engine::submit(Request request) {
   if (request.prompt.empty()) fail("prompt: expected at least one token, found none");
   for (const std::int32_t id : request.prompt)
     if (id < 0 || id >= model_.config().vocab)
-      fail("prompt: token id ", id, " is outside the model's vocabulary of ", model_.config().vocab);
+      fail("prompt: token id ", id, " is outside the model's vocabulary of ",
+           model_.config().vocab);
   const Index length = static_cast<Index>(request.prompt.size()) + request.max_tokens;
   if (model_.has_growing_state() && length > options_.context)
     fail("context: the prompt's ", request.prompt.size(), " tokens and ", request.max_tokens,
@@ -92,7 +94,8 @@ void Engine::pass() {
   Matrix x(stream, model_.dtype(), n, d);
   model_.forward(pass, tokens, x);
 
-  const Index wanted = std::count_if(rows_.begin(), rows_.end(), [](Index row) { return row >= 0; });
+  const Index wanted =
+      std::count_if(rows_.begin(), rows_.end(), [](Index row) { return row >= 0; });
   chosen_.assign(rows_.size(), -1);
   if (wanted == 0) return;
   Matrix last(stream, model_.dtype(), wanted, d);
@@ -120,8 +123,8 @@ void Engine::deliver() {
     if (rows_[i] < 0) continue;
     const std::int32_t id = chosen_[i];
     const std::vector<std::int32_t>& ends = slot->request.ends;
-    bool ended = slot->request.max_tokens < 1 ||
-                 std::find(ends.begin(), ends.end(), id) != ends.end();
+    bool ended =
+        slot->request.max_tokens < 1 || std::find(ends.begin(), ends.end(), id) != ends.end();
     if (!ended) {
       slot->last = id;
       ended = !slot->request.on_token(id) || ++slot->generated >= slot->request.max_tokens;

@@ -15,7 +15,7 @@ struct Request {
   std::vector<std::int32_t> prompt;  ///< at least one id
   Index max_tokens = 0;              ///< new tokens at most
   Sampling sampling;
-  std::vector<std::int32_t> ends;    ///< ids that end the text; they are not delivered
+  std::vector<std::int32_t> ends;  ///< ids that end the text; they are not delivered
   /// Called with each new id; false ends the request.
   std::function<bool(std::int32_t id)> on_token;
 };
@@ -46,7 +46,7 @@ class Engine {
  private:
   struct Running {
     Request request;
-    Index position = 0;   ///< tokens that the state has seen
+    Index position = 0;  ///< tokens that the state has seen
     Index generated = 0;
     std::int32_t last = -1;  ///< the newest id, not yet in the state
     Index taken = 0;         ///< tokens of this pass
@@ -64,7 +64,8 @@ class Engine {
   // Of the pass under way.
   std::vector<Span> spans_;
   std::vector<std::int32_t> tokens_;
-  std::vector<Index> rows_;  ///< row of each span's last token, where its logits are needed; else -1
+  std::vector<Index>
+      rows_;  ///< row of each span's last token, where its logits are needed; else -1
   std::vector<std::int32_t> chosen_;
 };
 

@@ -29,7 +29,8 @@ std::vector<std::int32_t> likeliest(std::span<const float> logits, std::size_t k
 void check(const Sampling& s) {
   if (!(s.temperature >= 0)) fail("temperature: expected 0 or more, found ", s.temperature);
   if (s.top_k < 0) fail("top-k: expected at least 1, or 0 for all, found ", s.top_k);
-  if (!(s.top_p > 0 && s.top_p <= 1)) fail("top-p: expected more than 0 and at most 1, found ", s.top_p);
+  if (!(s.top_p > 0 && s.top_p <= 1))
+    fail("top-p: expected more than 0 and at most 1, found ", s.top_p);
 }
 
 std::int32_t sample(std::span<const float> logits, const Sampling& s, Index position) {

@@ -9,9 +9,9 @@ namespace samba {
 
 /// How the next token is chosen from the logits.
 struct Sampling {
-  double temperature = 0;   ///< 0: the likeliest token, the lowest id among equals
-  Index top_k = 0;          ///< only the k likeliest; 0: all
-  double top_p = 1;         ///< only the likeliest whose probabilities reach p together
+  double temperature = 0;  ///< 0: the likeliest token, the lowest id among equals
+  Index top_k = 0;         ///< only the k likeliest; 0: all
+  double top_p = 1;        ///< only the likeliest whose probabilities reach p together
   std::uint64_t seed = 1;
 };
 

@@ -38,6 +38,8 @@ std::string StopText::push(const std::string& text) {
   return shown;
 }
 
-std::string StopText::flush() { return std::exchange(held_, {}); }
+std::string StopText::flush() {
+  return std::exchange(held_, {});
+}
 
 }  // namespace samba

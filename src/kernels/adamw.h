@@ -12,11 +12,11 @@ namespace samba::op {
 struct AdamW {
   static constexpr const char* kName = "adamw";
 
-  View w;                 ///< [1, P] f32 or f64 in and out: the master weights
-  View rounded = {};      ///< [1, P] bf16 out: w for the kernels of a bf16 model; may be left out
-  View m;                 ///< [1, P] in and out, dtype of w
-  View v;                 ///< [1, P] in and out, dtype of w
-  ConstView gradient;     ///< [1, P] of w's dtype
+  View w;              ///< [1, P] f32 or f64 in and out: the master weights
+  View rounded = {};   ///< [1, P] bf16 out: w for the kernels of a bf16 model; may be left out
+  View m;              ///< [1, P] in and out, dtype of w
+  View v;              ///< [1, P] in and out, dtype of w
+  ConstView gradient;  ///< [1, P] of w's dtype
   double lr;
   double beta1;
   double beta2;

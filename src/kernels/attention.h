@@ -24,14 +24,14 @@ struct Heads {
 struct Attention {
   static constexpr const char* kName = "attention";
 
-  View y;                 ///< [N, H * K] out
-  View lse = {};          ///< [N, H] out, f32 (f64 for f64): log sum exp of the scaled scores, for backward
-  ConstView q;            ///< [N, H * K]
-  ConstView k;            ///< [N, G * K]
-  ConstView v;            ///< [N, G * K]
+  View y;         ///< [N, H * K] out
+  View lse = {};  ///< [N, H] out, f32 (f64 for f64): log sum exp of the scaled scores, for backward
+  ConstView q;    ///< [N, H * K]
+  ConstView k;    ///< [N, G * K]
+  ConstView v;    ///< [N, G * K]
   Heads heads;
-  Index window;           ///< at least 1; full attention: a window as long as the longest context
-  double scale;           ///< K^-1/2 in the paper
+  Index window;  ///< at least 1; full attention: a window as long as the longest context
+  double scale;  ///< K^-1/2 in the paper
   Batch batch;
   View key_state = {};    ///< [slots, capacity * G * K] in and out, dtype of k; may be left out
   View value_state = {};  ///< the same for v
@@ -40,7 +40,8 @@ struct Attention {
   void check() const;
 };
 
-/// Gradients of Attention, overwritten, for spans without a slot. dq, dk and dv must not be q, k, v.
+/// Gradients of Attention, overwritten, for spans without a slot. dq, dk and dv must not be q, k,
+/// v.
 struct AttentionBackward {
   static constexpr const char* kName = "attention_backward";
 

@@ -11,8 +11,9 @@ namespace samba::op {
 struct CrossEntropy {
   static constexpr const char* kName = "cross_entropy";
 
-  View loss;          ///< [N, 1] out, f32 (f64 for f64), dtype of logits
-  View dlogits = {};  ///< [N, V] out, the model's dtype; may be left out; may be logits where dtypes agree
+  View loss;  ///< [N, 1] out, f32 (f64 for f64), dtype of logits
+  View dlogits =
+      {};  ///< [N, V] out, the model's dtype; may be left out; may be logits where dtypes agree
   ConstView logits;   ///< [N, V] f32 (f64 for f64)
   ConstView targets;  ///< [N, 1] i32
   double scale = 1;

@@ -214,14 +214,16 @@ double probe_exp2(const Stream& stream) {
 
 double gemm_flops(Stream& stream, DType dtype) {
   constexpr Index kSize = 1024;  // large enough for full speed, small enough for a few rounds
-  Matrix x(stream, dtype, kSize, kSize), w(stream, dtype, kSize, kSize), y(stream, dtype, kSize, kSize);
+  Matrix x(stream, dtype, kSize, kSize), w(stream, dtype, kSize, kSize),
+      y(stream, dtype, kSize, kSize);
   fill(x, 0.5);
   fill(w, 0.25);
   double best = 1e9;
   for (int i = 0; i < kRuns; ++i) {
     const auto start = std::chrono::steady_clock::now();
     run(stream, op::Linear{.y = y, .x = x, .w = w});
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(
+        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   return 2.0 * kSize * kSize * kSize / best;
 }

@@ -12,13 +12,13 @@ namespace samba::op {
 struct RmsNorm {
   static constexpr const char* kName = "rms_norm";
 
-  View y;               ///< [N, D] out, the model's dtype
-  View sum = {};        ///< [N, D] out, dtype of x; may be x itself; needed with `add`
-  View scale = {};      ///< [N, 1] out, dtype of x: 1 / rms, for backward; may be left out
-  ConstView x;          ///< [N, D] f32 (f64 for f64)
-  ConstView add = {};   ///< [N, D], dtype of y; may be left out
-  ConstView w;          ///< [1, D], dtype of x
-  double eps;           ///< added to the mean square
+  View y;              ///< [N, D] out, the model's dtype
+  View sum = {};       ///< [N, D] out, dtype of x; may be x itself; needed with `add`
+  View scale = {};     ///< [N, 1] out, dtype of x: 1 / rms, for backward; may be left out
+  ConstView x;         ///< [N, D] f32 (f64 for f64)
+  ConstView add = {};  ///< [N, D], dtype of y; may be left out
+  ConstView w;         ///< [1, D], dtype of x
+  double eps;          ///< added to the mean square
 
   DType dtype() const { return y.dtype; }
   void check() const;

@@ -13,7 +13,7 @@ namespace samba::op {
 struct Rope {
   static constexpr const char* kName = "rope";
 
-  View x;                ///< [N, heads * K] in and out
+  View x;  ///< [N, heads * K] in and out
   Index heads;
   double base;           ///< 10000 in the paper
   bool inverse = false;  ///< rotate back: the gradient of the rotation

@@ -61,11 +61,9 @@ Attention::Parts Attention::parts(View qkv) const {
 void Attention::rotate(Pass& pass, const Parts& p, bool inverse) const {
   if (!rope_) return;
   const auto turn = [&](View x, Index heads) {
-    run(pass.stream, op::Rope{.x = x,
-                              .heads = heads,
-                              .base = rope_base_,
-                              .inverse = inverse,
-                              .batch = pass.batch});
+    run(pass.stream,
+        op::Rope{
+            .x = x, .heads = heads, .base = rope_base_, .inverse = inverse, .batch = pass.batch});
   };
   turn(p.q, heads_.heads);
   turn(p.k, heads_.kv_heads);
@@ -121,7 +119,9 @@ double Attention::flops(Index position, Index length) const {
   // Pairs of query and key: min(p + 1, window) for each position p; a ramp, then a constant.
   const Index end = position + length;
   const Index ramp_end = std::clamp(window_, position, end);
-  const auto sum_to = [](Index p) { return 0.5 * static_cast<double>(p) * static_cast<double>(p + 1); };
+  const auto sum_to = [](Index p) {
+    return 0.5 * static_cast<double>(p) * static_cast<double>(p + 1);
+  };
   double pairs = sum_to(ramp_end) - sum_to(position);
   if (end > ramp_end) pairs += static_cast<double>(end - ramp_end) * static_cast<double>(window_);
   const double width = static_cast<double>(heads_.heads * heads_.width);

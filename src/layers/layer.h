@@ -60,7 +60,7 @@ struct Parameter {
 
 /// How a model's linear weights are first drawn (paper, appendix; section "initialisation").
 struct InitScheme {
-  bool neox = false;        ///< normal weights as in GPT-NeoX; else uniform in 1/sqrt(fan_in)
+  bool neox = false;  ///< normal weights as in GPT-NeoX; else uniform in 1/sqrt(fan_in)
   Index d_model = 0;
   Index residual_steps = 0;  ///< entries of the layer list
   Index blocks = 0;          ///< entries that mix tokens
@@ -72,9 +72,9 @@ struct InitScheme {
 
 /// The width of a state in a slot, and its type.
 struct StateShape {
-  std::string name;  ///< "layers.1.keys"
-  Index width = 0;             ///< elements of a slot; of one token where `per_token`
-  bool per_token = false;      ///< grows with the context: full attention
+  std::string name;        ///< "layers.1.keys"
+  Index width = 0;         ///< elements of a slot; of one token where `per_token`
+  bool per_token = false;  ///< grows with the context: full attention
   DType dtype = DType::f32;
 };
 

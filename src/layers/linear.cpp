@@ -10,19 +10,14 @@ Linear::Linear(Plan plan, std::string_view name, Index inputs, Index outputs, In
 
 void Linear::forward(Pass& pass, ConstView x, View y) const {
   const bool packed = !weight_.packed.empty();
-  run(pass.stream, op::Linear{.y = y,
-                              .x = x,
-                              .w = packed ? weight_.packed : weight_.value,
-                              .packed = packed});
+  run(pass.stream,
+      op::Linear{.y = y, .x = x, .w = packed ? weight_.packed : weight_.value, .packed = packed});
 }
 
 void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) const {
-  run(pass.stream, op::LinearBackward{.dx = dx,
-                                      .dw = weight_.grad,
-                                      .dy = dy,
-                                      .x = x,
-                                      .w = weight_.value,
-                                      .add_dx = add});
+  run(pass.stream,
+      op::LinearBackward{
+          .dx = dx, .dw = weight_.grad, .dy = dy, .x = x, .w = weight_.value, .add_dx = add});
 }
 
 double Linear::flops(Index tokens) const {

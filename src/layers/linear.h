@@ -13,7 +13,8 @@ class Linear {
 
   /// x: [N, I], y: [N, O] out, of x's dtype or f32.
   void forward(Pass&, ConstView x, View y) const;
-  /// dx is overwritten, or added to with `add` (then f32 or f64); the weight's gradient is added to.
+  /// dx is overwritten, or added to with `add` (then f32 or f64); the weight's gradient is added
+  /// to.
   void backward(Pass&, ConstView x, ConstView dy, View dx, bool add = false) const;
   double flops(Index tokens) const;
 

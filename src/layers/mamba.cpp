@@ -21,8 +21,12 @@ const Mamba::Config& checked(const Mamba::Config& c, Index d_model, const Plan& 
   return c;
 }
 
-Init uniform(double scale) { return {Init::Kind::uniform, scale}; }
-double inverse_root(Index n) { return 1 / std::sqrt(static_cast<double>(n)); }
+Init uniform(double scale) {
+  return {Init::Kind::uniform, scale};
+}
+double inverse_root(Index n) {
+  return 1 / std::sqrt(static_cast<double>(n));
+}
 
 }  // namespace
 
@@ -138,8 +142,8 @@ void Mamba::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
 
 double Mamba::flops(Index /*position*/, Index length) const {
   const double tokens = static_cast<double>(length), inner = static_cast<double>(inner_);
-  // A state takes 7: delta * A, its exponential, decay * h, u * B, their sum, h * C, the sum over S.
-  // A channel takes 12 more for softplus, the skip and the gate.
+  // A state takes 7: delta * A, its exponential, decay * h, u * B, their sum, h * C, the sum over
+  // S. A channel takes 12 more for softplus, the skip and the gate.
   const double scan = inner * (7.0 * static_cast<double>(state_) + 12.0);
   const double conv = inner * (2.0 * static_cast<double>(taps_) + 4.0);
   return in_.flops(length) + x_.flops(length) + dt_.flops(length) + out_.flops(length) +

@@ -50,7 +50,8 @@ ModelConfig model_config(const Json& document, const std::string& place) {
   expect_size(place, "vocab", config.vocab);
   expect_size(place, "d_model", config.d_model);
   expect_size(place, "context", config.context);
-  if (!(config.norm_eps >= 0)) fail(place, ": norm_eps: expected 0 or more, found ", config.norm_eps);
+  if (!(config.norm_eps >= 0))
+    fail(place, ": norm_eps: expected 0 or more, found ", config.norm_eps);
   if (config.init != "mamba" && config.init != "neox")
     fail(place, ": init: expected mamba or neox, found \"", config.init, "\"");
   expand(document.at("layers"), place + ": layers", config.layers);

@@ -25,7 +25,8 @@ struct ModelConfig {
     f("name", name, "what reports call the model");
     f("vocab", vocab, "rows V of the embedding, at least the tokenizer's pieces");
     f("d_model", d_model, "width D of the residual stream");
-    f("context", context, "tokens of a training sequence; default length of full attention's states");
+    f("context", context,
+      "tokens of a training sequence; default length of full attention's states");
     f("norm_eps", norm_eps, "added to the mean square in every norm");
     f("tied", tied, "the head is the embedding");
     f("init", init, "first weights: mamba (uniform) or neox (normal)");
@@ -43,7 +44,8 @@ Json json_of(const ModelConfig&);
 std::vector<std::string> preset_names();
 
 /// A preset by its name, a JSON file's path, or a model folder of ours (its config.json): the whole
-/// document, which beside the model may hold "train", a recipe. Throws an Error that lists what there is.
+/// document, which beside the model may hold "train", a recipe. Throws an Error that lists what
+/// there is.
 Json config_document(const std::string& preset_or_path);
 
 }  // namespace samba

@@ -75,7 +75,9 @@ WeightNames::WeightNames(const Layout& layout, const Model& model)
   }
 }
 
-std::vector<std::string> WeightNames::tensors() const { return order_; }
+std::vector<std::string> WeightNames::tensors() const {
+  return order_;
+}
 
 std::string WeightNames::first_name(const std::string& tensor) const {
   const auto alias = layout_.aliases.find(tensor);

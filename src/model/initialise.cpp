@@ -18,7 +18,8 @@ double draw(const Init& init, const Rng& rng, Index row_element, std::uint64_t i
     case Init::Kind::log_steps: return std::log(static_cast<double>(row_element + 1));
     case Init::Kind::time_step: {
       constexpr double kLeast = 1e-3, kMost = 1e-1, kFloor = 1e-4;
-      const double exponent = rng.uniform(index) * (std::log(kMost) - std::log(kLeast)) + std::log(kLeast);
+      const double exponent =
+          rng.uniform(index) * (std::log(kMost) - std::log(kLeast)) + std::log(kLeast);
       const double step = std::max(std::exp(exponent), kFloor);
       return step + std::log(-std::expm1(-step));  // softplus of this is `step`
     }

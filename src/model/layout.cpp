@@ -174,7 +174,8 @@ class LitGpt {
   }
 
   bool is_mamba(Index i) const {
-    if (has_positions_) return std::find(positions_.begin(), positions_.end(), i) == positions_.end();
+    if (has_positions_)
+      return std::find(positions_.begin(), positions_.end(), i) == positions_.end();
     const Index every = keys_.get<Index>("mb_per_layer", -1);
     return every > 0 && i % every == 0;
   }
@@ -188,7 +189,8 @@ class LitGpt {
     else
       attention(i, at);
     b_.swiglu(at + "norm_2.weight", keys_.count("intermediate_size", 4 * d_), d_,
-              at + "mlp.swiglu.w1.weight", at + "mlp.swiglu.w2.weight", at + "mlp.swiglu.w3.weight");
+              at + "mlp.swiglu.w1.weight", at + "mlp.swiglu.w2.weight",
+              at + "mlp.swiglu.w3.weight");
   }
 
   void attention(Index i, const std::string& at) {
@@ -217,7 +219,8 @@ class LitGpt {
       const Index from = g * (queries + 2) * width;
       b_.rows_of(fused, from, "qkv.weight", g * queries * width, queries * width);
       b_.rows_of(fused, from + queries * width, "qkv.weight", (heads + g) * width, width);
-      b_.rows_of(fused, from + (queries + 1) * width, "qkv.weight", (heads + groups + g) * width, width);
+      b_.rows_of(fused, from + (queries + 1) * width, "qkv.weight", (heads + groups + g) * width,
+                 width);
     }
     b_.whole(at + "attn.proj.weight", "out.weight", d_);
   }
@@ -252,7 +255,8 @@ Layout llama(const Json& config, const std::string& place, const std::string& ki
   ModelConfig& c = layout.config;
   const bool mistral = kind == "mistral";
   const Index d = keys.count("hidden_size"), heads = keys.count("num_attention_heads");
-  const Index groups = keys.count("num_key_value_heads", mistral && !config.contains("num_key_value_heads") ? 8 : heads);
+  const Index groups = keys.count("num_key_value_heads",
+                                  mistral && !config.contains("num_key_value_heads") ? 8 : heads);
   const Index d_ff = keys.count("intermediate_size");
   const Index width = keys.count("head_dim", d / heads);
   keys.expect<std::string>("hidden_act", "silu", "silu");
@@ -280,7 +284,8 @@ Layout llama(const Json& config, const std::string& place, const std::string& ki
     b.step(std::move(entry), at + "input_layernorm.weight");
     b.rows_of(at + "self_attn.q_proj.weight", 0, "qkv.weight", 0, heads * width);
     b.rows_of(at + "self_attn.k_proj.weight", 0, "qkv.weight", heads * width, groups * width);
-    b.rows_of(at + "self_attn.v_proj.weight", 0, "qkv.weight", (heads + groups) * width, groups * width);
+    b.rows_of(at + "self_attn.v_proj.weight", 0, "qkv.weight", (heads + groups) * width,
+              groups * width);
     b.whole(at + "self_attn.o_proj.weight", "out.weight", d);
     b.swiglu(at + "post_attention_layernorm.weight", d_ff, d, at + "mlp.gate_proj.weight",
              at + "mlp.up_proj.weight", at + "mlp.down_proj.weight");
@@ -307,8 +312,9 @@ Layout mamba(const Json& config, const std::string& place) {
   c.d_model = d;
   c.norm_eps = keys.get("layer_norm_epsilon", 1e-5);
   c.tied = keys.get("tie_word_embeddings", true);
-  const Builder::MambaShape shape{d, keys.count("state_size", 16), keys.count("conv_kernel", 4), expand,
-                                  rank, keys.get("use_conv_bias", true)};
+  const Builder::MambaShape shape{
+      d,    keys.count("state_size", 16),   keys.count("conv_kernel", 4), expand,
+      rank, keys.get("use_conv_bias", true)};
   Builder b(layout);
   for (Index i = 0; i < layer_count(keys, "num_hidden_layers"); ++i) {
     const std::string at = text_of("backbone.layers.", i, '.');
@@ -327,7 +333,8 @@ Layout recognise(const Json& config, const std::string& place) {
   const auto type = Keys(config, place).get<std::string>("model_type", "");
   if (type == "llama" || type == "mistral") return llama(config, place, type);
   if (type == "mamba") return mamba(config, place);
-  fail(place, ": expected a configuration of sambalm (layers), of microsoft/Samba (n_embd) or of "
+  fail(place,
+       ": expected a configuration of sambalm (layers), of microsoft/Samba (n_embd) or of "
        "Hugging Face (model_type llama, mistral or mamba), found ",
        type.empty() ? "none of these keys" : "model_type \"" + type + "\"");
 }

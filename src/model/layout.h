@@ -19,9 +19,9 @@ struct TensorRows {
 
 /// How a model folder names and orders its weights, and the model they belong to.
 struct Layout {
-  std::string kind;            ///< "sambalm", "lit_gpt", "llama", "mistral", "mamba"
+  std::string kind;  ///< "sambalm", "lit_gpt", "llama", "mistral", "mamba"
   ModelConfig config;
-  std::vector<TensorRows> pieces;   ///< empty for our own layout: every parameter under its own name
+  std::vector<TensorRows> pieces;  ///< empty for our own layout: every parameter under its own name
   /// Second names of tied tensors, to the name in `pieces`.
   std::map<std::string, std::string> aliases;
 };

@@ -127,8 +127,9 @@ double Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses,
   for (Index first = 0; first < n; first += rows) {
     const Index count = std::min(rows, n - first);
     const View part = logits.view().block(0, count);
-    const View gradient =
-        !training ? View{} : rounded.empty() ? part : rounded.view().block(0, count);
+    const View gradient = !training         ? View{}
+                          : rounded.empty() ? part
+                                            : rounded.view().block(0, count);
     head(pass, x.block(first, count), part);
     run(pass.stream, op::CrossEntropy{.loss = each.block(first, count),
                                       .dlogits = gradient,
@@ -229,7 +230,8 @@ bool Model::has_growing_state() const {
 }
 
 double Model::flops(Index position, Index length) const {
-  double sum = 2.0 * static_cast<double>(config_.vocab * config_.d_model) * static_cast<double>(length);
+  double sum =
+      2.0 * static_cast<double>(config_.vocab * config_.d_model) * static_cast<double>(length);
   for (const Step& step : steps_) sum += step.layer->flops(position, length);
   return sum;
 }

@@ -19,8 +19,8 @@ class Model {
 
   /// Allocates the weights (undefined until written), with `training` their gradients (zero).
   void allocate(bool training);
-  /// Rearranges the linear weights for inference and frees what is then no longer read. Backward and
-  /// saving are over after that.
+  /// Rearranges the linear weights for inference and frees what is then no longer read. Backward
+  /// and saving are over after that.
   void pack();
 
   /// x: [N, D] out, model dtype: the last hidden state of every token, after the last norm.

@@ -11,7 +11,9 @@ namespace samba {
 namespace {
 
 /// All elements as one row; parameters are contiguous.
-View flat(View v) { return {v.data, 1, v.rows * v.cols, v.rows * v.cols, v.dtype}; }
+View flat(View v) {
+  return {v.data, 1, v.rows * v.cols, v.rows * v.cols, v.dtype};
+}
 
 }  // namespace
 

@@ -22,7 +22,8 @@ class Optimizer {
       f("beta2", beta2, "AdamW: decay of the mean of their squares");
       f("eps", eps, "AdamW: added to the root of the mean square");
       f("weight_decay", weight_decay, "AdamW: share of a weight that a step at rate 1 takes away");
-      f("decay", decay, "what decays: matrices, or all (the paper: norms, biases, A_log and D too)");
+      f("decay", decay,
+        "what decays: matrices, or all (the paper: norms, biases, A_log and D too)");
     }
   };
 
@@ -41,8 +42,8 @@ class Optimizer {
 
   /// The norm of all gradients together.
   double gradient_norm() const;
-  /// Updates every weight from its gradient, the gradients scaled to a norm of at most `clip` (0: as
-  /// they are). norm: gradient_norm(). step counts from 1.
+  /// Updates every weight from its gradient, the gradients scaled to a norm of at most `clip` (0:
+  /// as they are). norm: gradient_norm(). step counts from 1.
   void step(double lr, double clip, double norm, Index step);
   /// After the masters were written from outside: rounds them into a bf16 model's values.
   void publish();

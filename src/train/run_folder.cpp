@@ -16,7 +16,9 @@ namespace fs = std::filesystem;
 
 constexpr const char* kPartial = ".partial";
 
-fs::path last_file(const std::string& folder) { return fs::path(folder) / "last.json"; }
+fs::path last_file(const std::string& folder) {
+  return fs::path(folder) / "last.json";
+}
 
 std::string checkpoint_name(Index step) {
   char name[32];
@@ -137,7 +139,8 @@ void RunFolder::save(const Trainer& trainer, const Json& run, const std::string&
   double best = INFINITY;
   if (has_checkpoint()) {
     const Json before = read_json(last_file(path_).string());
-    if (before.contains("best") && fs::exists(fs::path(path_) / before["best"].get<std::string>())) {
+    if (before.contains("best") &&
+        fs::exists(fs::path(path_) / before["best"].get<std::string>())) {
       last["best"] = before["best"];
       last["best_loss"] = before["best_loss"];
       best = before["best_loss"].get<double>();

@@ -1,11 +1,11 @@
 #pragma once
 
-#include "core/dtype.h"
-#include "core/error.h"
-
 #include <cmath>
 #include <numbers>
 #include <string>
+
+#include "core/dtype.h"
+#include "core/error.h"
 
 namespace samba {
 

@@ -81,7 +81,8 @@ double Trainer::accumulate(Index first, Index count) {
     std::copy_n(window.begin() + 1, length, targets.row<std::int32_t>(i * length));
     std::vector<Index> starts{0};
     if (config_.reset_documents)
-      for (const Index start : document_starts(std::span(window).first(static_cast<std::size_t>(length)), eos_))
+      for (const Index start :
+           document_starts(std::span(window).first(static_cast<std::size_t>(length)), eos_))
         starts.push_back(start);
     starts.push_back(length);
     for (std::size_t k = 0; k + 1 < starts.size(); ++k) {
@@ -104,8 +105,8 @@ Trainer::Report Trainer::step() {
   report.flops = flops_;
   report.gradient_norm = optimizer_.gradient_norm();
   if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm))
-    fail("train: step ", steps_ + 1, ": loss ", report.loss, ", gradient norm ", report.gradient_norm,
-         "; the first tensor that is not finite: ", first_bad_tensor());
+    fail("train: step ", steps_ + 1, ": loss ", report.loss, ", gradient norm ",
+         report.gradient_norm, "; the first tensor that is not finite: ", first_bad_tensor());
   ++steps_;
   optimizer_.step(report.lr, config_.clip, report.gradient_norm, steps_);
   return report;

@@ -57,8 +57,8 @@ class Trainer {
     double loss;           ///< mean over the step's tokens, nats
     double gradient_norm;  ///< before clipping
     double lr;
-    Index tokens;          ///< of this step
-    double flops;          ///< of this step, forward and backward
+    Index tokens;  ///< of this step
+    double flops;  ///< of this step, forward and backward
   };
 
   /// The model is allocated for training and holds the weights to start from. eos marks documents'

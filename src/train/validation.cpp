@@ -42,7 +42,8 @@ std::vector<LengthLoss> validate(Model& model, const TokenWindows& windows,
     std::size_t k = 0;
     for (Index i = 0; i < longest && k < lengths.size(); ++i) {
       sum += losses[static_cast<std::size_t>(i)];
-      for (; k < lengths.size() && lengths[k] == i + 1; ++k) sums[k] += sum / static_cast<double>(i + 1);
+      for (; k < lengths.size() && lengths[k] == i + 1; ++k)
+        sums[k] += sum / static_cast<double>(i + 1);
     }
     if (progress) progress(w + 1);
   }

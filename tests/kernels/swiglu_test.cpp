@@ -25,10 +25,15 @@ TEST_P(SwiGlu, BackwardMatchesFloat64) {
   const Host gate = random(5, 37, dtype(), 1, 3), up = random(5, 37, dtype(), 2);
   const Host dy = random(5, 37, dtype(), 3);
   const View dgate = empty(5, 37), dup = empty(5, 37);
-  run(stream(), op::SwiGluBackward{.dgate = dgate, .dup = dup, .dy = upload(dy), .gate = upload(gate), .up = upload(up)});
+  run(stream(),
+      op::SwiGluBackward{
+          .dgate = dgate, .dup = dup, .dy = upload(dy), .gate = upload(gate), .up = upload(up)});
   const View dgate64 = empty(5, 37, DType::f64), dup64 = empty(5, 37, DType::f64);
-  run(plain, op::SwiGluBackward{.dgate = dgate64, .dup = dup64, .dy = upload(dy, DType::f64),
-                                .gate = upload(gate, DType::f64), .up = upload(up, DType::f64)});
+  run(plain, op::SwiGluBackward{.dgate = dgate64,
+                                .dup = dup64,
+                                .dy = upload(dy, DType::f64),
+                                .gate = upload(gate, DType::f64),
+                                .up = upload(up, DType::f64)});
   expect_close(host(dgate), host(dgate64), dtype(), 1);
   expect_close(host(dup), host(dup64), dtype(), 1);
 }

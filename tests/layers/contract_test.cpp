@@ -73,7 +73,8 @@ TEST_P(Contract, BackwardMatchesFiniteDifferences) {
   std::vector<Host> gradients;
   for (const Parameter& p : small.parameters()) gradients.push_back(host(p.grad));
   Host moved = x;
-  const View view{reinterpret_cast<std::byte*>(moved.values.data()), x.rows, x.cols, x.cols, DType::f64};
+  const View view{reinterpret_cast<std::byte*>(moved.values.data()), x.rows, x.cols, x.cols,
+                  DType::f64};
   const auto loss = [&] { return dot(dy, small.forward(moved, spans)); };
   expect_gradient(view, dx, loss);
   std::size_t i = 0;
@@ -91,7 +92,8 @@ TEST_P(Contract, MatchesFloat64) {
   expect_close(small.backward(x, spans, dy), exact.backward(x, spans, dy), dtype(), law());
   for (std::size_t i = 0; i < small.parameters().size(); ++i) {
     SCOPED_TRACE(small.parameters()[i].name);
-    expect_close(host(small.parameters()[i].grad), host(exact.parameters()[i].grad), dtype(), law());
+    expect_close(host(small.parameters()[i].grad), host(exact.parameters()[i].grad), dtype(),
+                 law());
   }
 }
 
@@ -103,7 +105,8 @@ TEST_P(Contract, CuttingASequenceChangesNothing) {
   Host pieces;
   Index first = 0;
   for (const Index end : cuts_) {
-    append(pieces, small.forward(rows(x, first, end - first), {{0, end - first, first, 1}}, &states));
+    append(pieces,
+           small.forward(rows(x, first, end - first), {{0, end - first, first, 1}}, &states));
     first = end;
   }
   expect_equal(pieces, whole);

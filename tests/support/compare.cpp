@@ -23,7 +23,8 @@ Host random(Index rows, Index cols, DType dtype, int seed, double scale) {
 Host host(ConstView v) {
   Host x(v.rows, v.cols);
   if (v.rows * v.cols > 0)
-    copy(View{reinterpret_cast<std::byte*>(x.values.data()), v.rows, v.cols, v.cols, DType::f64}, v);
+    copy(View{reinterpret_cast<std::byte*>(x.values.data()), v.rows, v.cols, v.cols, DType::f64},
+         v);
   return x;
 }
 
@@ -35,9 +36,10 @@ void expect_close(const Host& actual, const Host& expected, DType dtype, Law law
   const double count = std::max<double>(1, static_cast<double>(expected.values.size()));
   const double rms = law.rms > 0 ? law.rms : std::sqrt(squares / count);
   double u_sum = unit_roundoff(exact_of(dtype));
-  const double rounding = law.rounded == DType::bf16 ? unit_roundoff(DType::bf16) *
-                                                           std::sqrt(static_cast<double>(law.roundings))
-                                                     : 0;
+  const double rounding =
+      law.rounded == DType::bf16
+          ? unit_roundoff(DType::bf16) * std::sqrt(static_cast<double>(law.roundings))
+          : 0;
   u_sum = u_sum * std::sqrt(static_cast<double>(law.terms)) + rounding;
   double worst = -1;
   Index worst_at = 0;
@@ -51,8 +53,9 @@ void expect_close(const Host& actual, const Host& expected, DType dtype, Law law
       worst_at = static_cast<Index>(i);
     }
   }
-  EXPECT_LE(worst, 1) << name_of(dtype) << " element (" << worst_at / std::max<Index>(1, actual.cols)
-                      << ", " << worst_at % std::max<Index>(1, actual.cols) << "): found "
+  EXPECT_LE(worst, 1) << name_of(dtype) << " element ("
+                      << worst_at / std::max<Index>(1, actual.cols) << ", "
+                      << worst_at % std::max<Index>(1, actual.cols) << "): found "
                       << actual.values[static_cast<std::size_t>(worst_at)] << ", expected "
                       << expected.values[static_cast<std::size_t>(worst_at)] << ", rms " << rms;
 }

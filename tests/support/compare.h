@@ -30,10 +30,10 @@ Host host(ConstView v);
 
 /// What the tolerance law needs to know beside the dtype.
 struct Law {
-  Index terms = 1;                ///< the length of the longest sum behind one element
-  DType rounded = DType::f32;     ///< the coarsest type that an intermediate is rounded to
-  Index roundings = 1;            ///< how many of them follow one another
-  double rms = 0;                 ///< of the values that cancel; 0: the rms of the expected matrix
+  Index terms = 1;             ///< the length of the longest sum behind one element
+  DType rounded = DType::f32;  ///< the coarsest type that an intermediate is rounded to
+  Index roundings = 1;         ///< how many of them follow one another
+  double rms = 0;              ///< of the values that cancel; 0: the rms of the expected matrix
 };
 
 /// Checks every element against the tolerance law:

@@ -45,7 +45,8 @@ View KernelTest::upload(const Host& x, DType dtype, Index gap) {
 
 View KernelTest::ids(const std::vector<int>& values) {
   const View v = guarded(static_cast<Index>(values.size()), 1, DType::i32, 0);
-  for (std::size_t i = 0; i < values.size(); ++i) *v.row<std::int32_t>(static_cast<Index>(i)) = values[i];
+  for (std::size_t i = 0; i < values.size(); ++i)
+    *v.row<std::int32_t>(static_cast<Index>(i)) = values[i];
   return v;
 }
 

@@ -53,7 +53,7 @@ class KernelTest : public testing::TestWithParam<Target> {
   std::vector<std::unique_ptr<Guarded>> guarded_;
 };
 
-#define SAMBA_KERNEL_TEST(Suite)                                                          \
+#define SAMBA_KERNEL_TEST(Suite)                                                      \
   INSTANTIATE_TEST_SUITE_P(Tiers, Suite, testing::ValuesIn(::samba::test::targets()), \
                            ::samba::test::name_of_target)
 

@@ -29,7 +29,8 @@ SmallLayer::SmallLayer(const Json& entry, Tier tier, DType dtype, int threads)
     p.value = Matrix(stream_, type, p.rows, p.cols);
     p.grad = Matrix(stream_, exact_of(dtype), p.rows, p.cols);
     Host values = values_of(p, seed++);
-    copy(p.value, View{reinterpret_cast<std::byte*>(values.values.data()), p.rows, p.cols, p.cols, DType::f64});
+    copy(p.value, View{reinterpret_cast<std::byte*>(values.values.data()), p.rows, p.cols, p.cols,
+                       DType::f64});
     fill(p.grad, 0);
   }
 }
@@ -49,7 +50,8 @@ Host SmallLayer::forward(const Host& x, const std::vector<Span>& spans, States* 
 }
 
 Host SmallLayer::backward(const Host& x, const std::vector<Span>& spans, const Host& dy) {
-  const Matrix in = upload(x), out = upload(x), dout = upload(dy), dx = upload(Host(x.rows, x.cols));
+  const Matrix in = upload(x), out = upload(x), dout = upload(dy),
+               dx = upload(Host(x.rows, x.cols));
   for (Parameter& p : parameters_) fill(p.grad, 0);
   Pass pass{stream_, batch_of(spans), nullptr, true};
   layer_->forward(pass, in, out);
@@ -60,7 +62,8 @@ Host SmallLayer::backward(const Host& x, const std::vector<Span>& spans, const H
 States SmallLayer::make_states(Index slots, Index context) {
   States states;
   for (const StateShape& shape : shapes_) {
-    states.emplace_back(stream_, shape.dtype, slots, shape.per_token ? shape.width * context : shape.width);
+    states.emplace_back(stream_, shape.dtype, slots,
+                        shape.per_token ? shape.width * context : shape.width);
     fill(states.back(), 0);
   }
   return states;

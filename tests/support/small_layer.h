@@ -23,8 +23,8 @@ class SmallLayer {
 
   /// The layer's output for x [N, kWidth]. Spans with slots read and leave `states`.
   Host forward(const Host& x, const std::vector<Span>& spans, States* states = nullptr);
-  /// dx and, in every parameter's grad, its gradient, for a loss whose gradient by the output is dy.
-  /// Spans have no slots.
+  /// dx and, in every parameter's grad, its gradient, for a loss whose gradient by the output is
+  /// dy. Spans have no slots.
   Host backward(const Host& x, const std::vector<Span>& spans, const Host& dy);
   States make_states(Index slots, Index context);
 

@@ -31,14 +31,17 @@ namespace {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   // 2^n in two factors, since n may be 128.
-  const auto exponent = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u);
+  const auto exponent =
+      static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u);
   const std::int32_t half = exponent >> 1;
   const float a = std::bit_cast<float>(static_cast<std::uint32_t>(half + 127) << 23);
   const float b = std::bit_cast<float>(static_cast<std::uint32_t>(exponent - half + 127) << 23);
   const float value = p * a * b;
   return x < -87.33654f ? 0.0f : (x > 88.72283f ? HUGE_VALF : value);
 }
-[[gnu::always_inline]] inline double fast_exp(double x) { return std::exp(x); }
+[[gnu::always_inline]] inline double fast_exp(double x) {
+  return std::exp(x);
+}
 
 /// 1 / (1 + e^-x)
 template <class T>

@@ -27,8 +27,8 @@ void parallel_ranges(const CpuStream& stream, Index count, Index grain, F&& f) {
   }
 }
 
-/// parallel_ranges over the rows of a matrix of `cols` columns, for work that is a few operations an
-/// element: below 16384 elements a second thread costs more than it gives.
+/// parallel_ranges over the rows of a matrix of `cols` columns, for work that is a few operations
+/// an element: below 16384 elements a second thread costs more than it gives.
 template <class F>
 void parallel_rows(const CpuStream& stream, Index rows, Index cols, F&& f) {
   constexpr Index kGrainElements = 16384;

@@ -27,14 +27,18 @@ void visit_float(DType dtype, F&& f) {
 /// Element access that computes in Exact<T>: a bf16 is widened when read and rounded when written.
 template <class T>
 [[gnu::always_inline]] inline Exact<T> get(const T& x) {
-  if constexpr (std::is_same_v<T, Bf16>) return static_cast<float>(x);
-  else return x;
+  if constexpr (std::is_same_v<T, Bf16>)
+    return static_cast<float>(x);
+  else
+    return x;
 }
 
 template <class T>
 [[gnu::always_inline]] inline void put(T& x, Exact<T> value) {
-  if constexpr (std::is_same_v<T, Bf16>) x = Bf16(value);
-  else x = value;
+  if constexpr (std::is_same_v<T, Bf16>)
+    x = Bf16(value);
+  else
+    x = value;
 }
 
 }  // namespace
