@@ -110,6 +110,48 @@ struct Timing {
   }
 };
 
+/// What a request needs of the options.
+Request request_for(const Options& options, const Tokenizer& tokenizer, const std::string& prompt) {
+  Request request;
+  request.prompt = tokenizer.encode(prompt);
+  if (request.prompt.empty())
+    request.prompt.push_back(tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos());
+  request.max_tokens = options.tokens;
+  request.sampling = {options.temperature, options.top_k, options.top_p,
+                      static_cast<std::uint64_t>(options.common.seed)};
+  if (!options.ignore_end && tokenizer.eos() >= 0) request.ends.push_back(tokenizer.eos());
+  return request;
+}
+
+/// Runs the request and streams its text; returns the whole of it.
+std::string stream_text(Engine& engine, Request request, const Options& options,
+                        const Tokenizer& tokenizer, const std::string& prompt, Timing& timing) {
+  StreamingDecoder decoder(tokenizer);
+  StopText stop(options.stop);
+  const bool visible = options.common.json != "-";
+  std::string text;
+  const auto show = [&](const std::string& piece) {
+    if (piece.empty()) return;
+    text += piece;
+    if (visible && !(std::cout << piece << std::flush)) fail("standard output: cannot write");
+  };
+  // The first new token continues the prompt's last one, with a space where its piece has one.
+  for (const std::int32_t id : request.prompt) decoder.push(id);
+  request.on_token = [&](std::int32_t id) {
+    timing.token();
+    show(stop.push(decoder.push(id)));
+    return !stop.stopped() && !interrupted();
+  };
+  engine.submit(std::move(request));
+  if (visible) std::cout << prompt << std::flush;
+  while (engine.step() && !interrupted()) {
+  }
+  if (!stop.stopped()) show(stop.push(decoder.flush()));
+  show(stop.flush());
+  if (visible) std::cout << '\n';
+  return text;
+}
+
 }  // namespace
 
 int run_generate(const std::vector<std::string>& all) {
@@ -132,46 +174,16 @@ int run_generate(const std::vector<std::string>& all) {
   model->pack();
 
   watch_interrupts();
-  Request request;
-  request.prompt = tokenizer.encode(prompt);
-  if (request.prompt.empty())
-    request.prompt.push_back(tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos());
-  request.max_tokens = options.tokens;
-  request.sampling = {options.temperature, options.top_k, options.top_p,
-                      static_cast<std::uint64_t>(options.common.seed)};
-  if (!options.ignore_end && tokenizer.eos() >= 0) request.ends.push_back(tokenizer.eos());
-
+  Request request = request_for(options, tokenizer, prompt);
   const Index prompt_tokens = static_cast<Index>(request.prompt.size());
   Engine engine(*model, {.slots = 1,
                          .tokens_per_pass = options.chunk,
                          .context = prompt_tokens + options.tokens,
                          .vocabulary = static_cast<std::int32_t>(
                              std::min<Index>(tokenizer.vocabulary(), model->config().vocab))});
-  StreamingDecoder decoder(tokenizer);
-  StopText stop(options.stop);
   Timing timing;
-  const bool stream_text = options.common.json != "-";
-  std::string text;
-  const auto show = [&](const std::string& piece) {
-    if (piece.empty()) return;
-    text += piece;
-    if (stream_text && !(std::cout << piece << std::flush)) fail("standard output: cannot write");
-  };
-  // The first new token continues the prompt's last one, with a space where its piece has one.
-  for (const std::int32_t id : request.prompt) decoder.push(id);
-  request.on_token = [&](std::int32_t id) {
-    timing.token();
-    show(stop.push(decoder.push(id)));
-    return !stop.stopped() && !interrupted();
-  };
-  engine.submit(std::move(request));
-  if (stream_text) std::cout << prompt << std::flush;
-  while (engine.step() && !interrupted()) {
-  }
-  if (!stop.stopped()) show(stop.push(decoder.flush()));
-  show(stop.flush());
-  if (stream_text) std::cout << '\n';
-
+  const std::string text =
+      stream_text(engine, std::move(request), options, tokenizer, prompt, timing);
   const double prefill = timing.first - timing.start;
   if (!options.common.quiet && timing.tokens > 0)
     std::cerr << prompt_tokens << " prompt tokens in " << human_seconds(prefill) << ", "

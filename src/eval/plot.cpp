@@ -441,8 +441,9 @@ std::vector<double> round_ticks(double low, double high, bool log, int target) {
   // Closer numbers than this have no round ones between them that doubles could count.
   if (!(high - low > 1e-12 * std::max(std::abs(low), std::abs(high)))) return {low};
   const double step = round_step((high - low) / target);
-  for (double i = std::ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; ++i) {
-    ticks.push_back(i == 0 ? 0 : i * step);
+  const double first = std::ceil(low / step - 1e-9);
+  for (int i = 0; (first + i) * step <= high + 1e-9 * step; ++i) {
+    ticks.push_back(first + i == 0 ? 0 : (first + i) * step);
   }
   return ticks;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 
 #include "core/error.h"
@@ -134,7 +135,7 @@ class Verifier {
     for (Index i = 0; i < sequences_ * length_; ++i) {
       const std::int32_t target = tokens_.row<std::int32_t>(i / length_)[i % length_ + 1];
       const ConstView row = logits_.view().block(i, 1);
-      double largest = -INFINITY, total = 0;
+      double largest = -std::numeric_limits<double>::infinity(), total = 0;
       for (Index v = 0; v < row.cols; ++v) largest = std::max(largest, element(row, v));
       for (Index v = 0; v < row.cols; ++v) total += std::exp(element(row, v) - largest);
       sum += largest + std::log(total) - element(row, target);

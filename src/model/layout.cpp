@@ -34,7 +34,7 @@ class Keys {
 
   /// Refuses a value that our layers cannot express.
   template <class T>
-  void expect(const char* key, T only, T standard) const {
+  void expect(const char* key, const T& only, const T& standard) const {
     const T value = get<T>(key, standard);
     if (value != only)
       fail(place_, ": ", key, ": expected ", Json(only).dump(), ", found ", Json(value).dump(),

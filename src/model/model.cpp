@@ -198,7 +198,7 @@ void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
 
 void Model::zero_gradients() {
 #pragma omp parallel for schedule(dynamic) num_threads(stream_.threads())
-  for (std::size_t i = 0; i < parameters_.size(); ++i) fill(parameters_[i].grad, 0);
+  for (Parameter& p : parameters_) fill(p.grad, 0);
 }
 
 Index Model::parameter_count() const {

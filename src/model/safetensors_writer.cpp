@@ -28,7 +28,7 @@ std::optional<DType> written_as(StoredType type) {
 void put_values(StoredType type, ConstView values, const SafetensorsWriter::Put& put) {
   const DType dtype = *written_as(type);
   std::vector<std::byte> piece(static_cast<std::size_t>(kPiece * size_of(dtype)));
-  std::vector<std::int64_t> wide(type == StoredType::i64 ? kPiece : 0);
+  std::vector<std::int64_t> wide(static_cast<std::size_t>(kPiece));
   for (Index r = 0; r < values.rows; ++r) {
     for (Index c = 0; c < values.cols; c += kPiece) {
       const Index count = std::min(kPiece, values.cols - c);

@@ -103,9 +103,9 @@ bool convert_integers(const std::byte* from, std::byte* to, Index count) {
   using Limits = std::numeric_limits<std::int32_t>;
   int outside = 0;
   for (Index i = 0; i < count; ++i) {
-    From x;
+    From x{};
     std::memcpy(&x, from + i * static_cast<Index>(sizeof(From)), sizeof(From));
-    const auto y = static_cast<std::int32_t>(x);
+    const auto y = static_cast<std::int32_t>(x);  // NOLINT(bugprone-signed-char-misuse): a number
     if constexpr (std::is_unsigned_v<From>)
       outside |= static_cast<std::uint64_t>(x) > static_cast<std::uint64_t>(Limits::max());
     else

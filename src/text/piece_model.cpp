@@ -124,7 +124,7 @@ void check_rules(std::string_view rules, const std::string& name) {
   std::memcpy(units.data(), rules.data(), trie_bytes);
   const std::size_t replacements = rules.size() - trie_bytes;
   const auto offset = [&](std::size_t i) {
-    return static_cast<std::size_t>((units[i] >> 10) << ((units[i] & (1u << 9)) >> 6));
+    return std::size_t{units[i] >> 10} << ((units[i] & (1u << 9)) >> 6);
   };
 
   std::vector<bool> seen(units.size(), false);

@@ -7,7 +7,7 @@
 
 namespace sentencepiece::logging {
 // Exported by the library, declared in none of its installed headers.
-void SetMinLogLevel(int level);
+void SetMinLogLevel(int level);  // NOLINT(readability-identifier-naming)
 }  // namespace sentencepiece::logging
 
 namespace samba {
