@@ -26,7 +26,7 @@ std::optional<DType> written_as(StoredType type) {
 }
 
 void put_values(StoredType type, ConstView values, const SafetensorsWriter::Put& put) {
-  const DType dtype = *written_as(type);
+  const DType dtype = written_as(type).value();  // add() has refused types without one
   std::vector<std::byte> piece(static_cast<std::size_t>(kPiece * size_of(dtype)));
   std::vector<std::int64_t> wide(static_cast<std::size_t>(kPiece));
   for (Index r = 0; r < values.rows; ++r) {
