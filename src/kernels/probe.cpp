@@ -73,11 +73,10 @@ SAMBA_TARGET("avx512f,avx512bf16") void multiply_pairs(Index rounds) {
 template <int kBytes>
 [[gnu::always_inline]] inline void exp2_loop(Index rounds) {
   using Floats = typename Vector<float, kBytes>::Type;
-  using Ints = typename Vector<std::int32_t, kBytes>::Type;
-  constexpr int kVectors = 4;
-  Floats x[kVectors] = {};
+  using Bits = typename Vector<std::uint32_t, kBytes>::Type;
+  Floats x[kChains] = {};
   for (Index i = 0; i < rounds; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 12
     for (Floats& v : x) {
       // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
       const Floats shifted = v + 12582912.0f;
@@ -87,7 +86,7 @@ template <int kBytes>
       p = p * r + 2.4022648e-1f;
       p = p * r + 6.9314720e-1f;
       p = p * r + 1.0f;
-      Ints bits, exponent;
+      Bits bits, exponent;
       std::memcpy(&bits, &p, sizeof(p));
       std::memcpy(&exponent, &shifted, sizeof(shifted));
       bits += exponent << 23;
@@ -209,7 +208,7 @@ double probe_read(const Stream& stream) {
 
 double probe_exp2(const Stream& stream) {
   auto* loop = of_tier(stream, exp2_plain, exp2_avx2, exp2_avx512);
-  return rounds_per_second(stream, loop) * vector_bytes(stream.tier());
+  return rounds_per_second(stream, loop) * kChains * vector_bytes(stream.tier()) / 4;
 }
 
 double gemm_flops(Stream& stream, DType dtype) {
