@@ -108,10 +108,10 @@ SAMBA_TARGET("avx512f") void exp2_avx512(Index rounds) {
 
 template <int kBytes>
 [[gnu::always_inline]] inline void read(const std::byte* from, Index bytes) {
-  using Ints = typename Vector<std::int32_t, kBytes>::Type;
-  Ints sums[4] = {};
-  const auto* p = reinterpret_cast<const Ints*>(from);
-  const auto* end = reinterpret_cast<const Ints*>(from + bytes);
+  using Words = typename Vector<std::uint32_t, kBytes>::Type;
+  Words sums[4] = {};
+  const auto* p = reinterpret_cast<const Words*>(from);
+  const auto* end = reinterpret_cast<const Words*>(from + bytes);
   for (; p < end; p += 4)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
