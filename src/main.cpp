@@ -15,7 +15,7 @@ void limit_spinning(int /*count*/, char** /*words*/, char** /*environment*/) {
 // libgomp reads its limit when it is loaded, before main and every constructor of ours, but after
 // this.
 [[gnu::section(".preinit_array"),
-  gnu::used]] void (*const before_libraries)(int, char**, char**) = limit_spinning;
+  gnu::used]] void (*const kBeforeLibraries)(int, char**, char**) = limit_spinning;
 
 }  // namespace
 
