@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/probe.h"
 #include "kernels/run.h"
-#include "probe.h"
 
 // Attention over whole sequences, its gradients, and one token at a time from rings. Columns:
 //   GFLOP/s, share   of multiplications and additions on pairs inside the window; share of the

@@ -11,8 +11,8 @@
 
 #include "core/error.h"
 #include "kernels/linear.h"
+#include "kernels/probe.h"
 #include "kernels/run.h"
-#include "probe.h"
 
 // Linear and its gradients beside oneDNN, which runs the same product in turns with ours. Columns:
 //   GFLOP/s, GB/s   ours; GB/s counts every operand once

@@ -9,9 +9,9 @@
 
 #include "core/error.h"
 #include "kernels/causal_conv1d.h"
+#include "kernels/probe.h"
 #include "kernels/run.h"
 #include "kernels/selective_scan.h"
-#include "probe.h"
 
 // The selective scan and the convolution before it. Columns:
 //   G/s     states (elements for the convolution) per second

@@ -20,8 +20,9 @@
 namespace samba {
 namespace {
 
-constexpr int kRuns = 5;
-constexpr double kSecondsPerRun = 0.01;
+// Short runs: on a busy machine some of them pass without an interruption.
+constexpr int kRuns = 25;
+constexpr double kSecondsPerRun = 0.002;
 constexpr int kChains = 12;  // independent results in flight: more than latency times units
 
 template <class T, int kBytes>
@@ -70,17 +71,27 @@ SAMBA_TARGET("avx512f,avx512bf16") void multiply_pairs(Index rounds) {
 }
 #endif
 
+constexpr Index kNumbers = 2048;  // and as many results, in the first cache
+
 template <int kBytes>
 [[gnu::always_inline]] inline void exp2_loop(Index rounds) {
   using Floats = typename Vector<float, kBytes>::Type;
   using Bits = typename Vector<std::uint32_t, kBytes>::Type;
-  Floats x[kChains] = {};
-  for (Index i = 0; i < rounds; ++i)
-#pragma GCC unroll 12
-    for (Floats& v : x) {
+  constexpr Index kCount = kNumbers * 4 / kBytes;
+  Floats x[kCount] = {}, y[kCount];
+  const Floats least = Floats{} - 126.0f;  // below it the exponent would wrap
+  for (Index i = 0; i < rounds; ++i) {
+    asm volatile("" : "+m"(x));
+#pragma GCC unroll 4
+    for (Index k = 0; k < kCount; ++k) {
       // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
-      const Floats shifted = v + 12582912.0f;
-      const Floats r = v - (shifted - 12582912.0f);
+      Floats bounded = x[k] > least ? x[k] : least;
+#if defined(__x86_64__)
+      // Two instructions otherwise.
+      if constexpr (kBytes > 16) asm("vmaxps %1, %2, %0" : "=v"(bounded) : "v"(x[k]), "v"(least));
+#endif
+      const Floats shifted = bounded + 12582912.0f;
+      const Floats r = bounded - (shifted - 12582912.0f);
       Floats p = r * 1.3398874e-3f + 9.6184373e-3f;
       p = p * r + 5.5503324e-2f;
       p = p * r + 2.4022648e-1f;
@@ -90,10 +101,10 @@ template <int kBytes>
       std::memcpy(&bits, &p, sizeof(p));
       std::memcpy(&exponent, &shifted, sizeof(shifted));
       bits += exponent << 23;
-      std::memcpy(&v, &bits, sizeof(v));
-      v -= 1.0f;
+      std::memcpy(&y[k], &bits, sizeof(bits));
     }
-  use(x);
+    use(y);
+  }
 }
 
 void exp2_plain(Index rounds) {
@@ -140,13 +151,17 @@ double seconds(const Stream& stream, F&& f) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Rounds of f per second and thread, times the number of threads.
+/// Rounds of f per second, summed over the threads.
 template <class F>
 double rounds_per_second(const Stream& stream, F&& f) {
-  Index rounds = 10000;
-  const double first = seconds(stream, [&](int) { f(rounds); });
-  rounds = static_cast<Index>(static_cast<double>(rounds) * kSecondsPerRun / first) + 1;
-  double best = first * 1e9;
+  // On the calling thread alone: starting threads, or waiting for them on a busy machine, would
+  // make a short run look long.
+  const Stream one(1, stream.tier());
+  Index rounds = 100;
+  double trial = 1;
+  for (int i = 0; i < kRuns; ++i) trial = std::min(trial, seconds(one, [&](int) { f(rounds); }));
+  rounds = static_cast<Index>(static_cast<double>(rounds) * kSecondsPerRun / trial) + 1;
+  double best = 1e9;
   for (int i = 0; i < kRuns; ++i) best = std::min(best, seconds(stream, [&](int) { f(rounds); }));
   return static_cast<double>(rounds * stream.threads()) / best;
 }
@@ -190,7 +205,7 @@ double probe_flops(const Stream& stream, DType dtype) {
 }
 
 double probe_read(const Stream& stream) {
-  constexpr Index kBytes = Index{256} << 20;
+  constexpr Index kBytes = Index{256} << 20, kChunk = kBytes / 8;
   static Stream owner(1);
   static const Matrix memory = [] {
     Matrix m(owner, DType::f32, kBytes / 4, 1);
@@ -198,17 +213,19 @@ double probe_read(const Stream& stream) {
     return m;
   }();
   auto* loop = of_tier(stream, read_plain, read_avx2, read_avx512);
-  const Index part = kBytes / stream.threads() / 4096 * 4096;
+  const Index part = kChunk / stream.threads() / 4096 * 4096;
   double best = 1e9;
-  for (int i = 0; i < kRuns; ++i)
-    best = std::min(
-        best, seconds(stream, [&](int thread) { loop(memory.view().data + thread * part, part); }));
+  // One chunk after the other: when one comes round again, caches have long forgotten it.
+  for (int i = 0; i < 2 * kRuns; ++i) {
+    const std::byte* chunk = memory.view().data + i * kChunk % kBytes;
+    best = std::min(best, seconds(stream, [&](int thread) { loop(chunk + thread * part, part); }));
+  }
   return static_cast<double>(part * stream.threads()) / best;
 }
 
 double probe_exp2(const Stream& stream) {
   auto* loop = of_tier(stream, exp2_plain, exp2_avx2, exp2_avx512);
-  return rounds_per_second(stream, loop) * kChains * vector_bytes(stream.tier()) / 4;
+  return rounds_per_second(stream, loop) * kNumbers;
 }
 
 double gemm_flops(Stream& stream, DType dtype) {

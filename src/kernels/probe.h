@@ -17,7 +17,8 @@ double probe_flops(const Stream&, DType);
 double probe_read(const Stream&);
 /// Operations per second of op::Linear with 1024 x 1024 matrices of this dtype.
 double gemm_flops(Stream&, DType);
-/// 2^x per second in f32: range reduction, a polynomial of degree 5, exponent.
+/// 2^x per second in f32 from and to arrays in the first cache: range reduction, a polynomial of
+/// degree 5, exponent.
 double probe_exp2(const Stream&);
 
 }  // namespace samba

@@ -42,7 +42,30 @@ struct Column {
   [[gnu::always_inline]] void store(Index t, Lanes<Exact<Element>> x) const {
     store_left(p + t * stride, left, x);
   }
+  /// The same without a question for each row, where `whole` is std::true_type.
+  template <bool kWhole>
+  [[gnu::always_inline]] Lanes<Exact<Element>> load(Index t, std::bool_constant<kWhole>) const {
+    using L = Lanes<Exact<Element>>;
+    return kWhole ? L::load(p + t * stride) : L::load_first(p + t * stride, left);
+  }
+  template <bool kWhole>
+  [[gnu::always_inline]] void store(Index t, Lanes<Exact<Element>> x,
+                                    std::bool_constant<kWhole>) const {
+    if constexpr (kWhole)
+      x.store(p + t * stride);
+    else
+      x.store_first(p + t * stride, left);
+  }
 };
+
+/// Calls f(whole), with std::true_type where all lanes of the column's channels exist.
+template <class T, class F>
+[[gnu::always_inline]] inline void for_whole_or_left(const Column<T>& column, F&& f) {
+  if (column.left >= Lanes<Exact<typename Column<T>::Element>>::kCount)
+    f(std::true_type());
+  else
+    f(std::false_type());
+}
 
 /// The column from row `first` and channel e on.
 template <class T>

@@ -15,40 +15,73 @@ struct Scratch {
   Row<R>* h;      ///< [S] the state
   Row<R>* delta;  ///< [kChunk]
   Row<R>* input;  ///< [kChunk] delta u
-  Row<R>* y;      ///< [kChunk] h c
+  Row<R>* skip;   ///< [kChunk] d u; with what the states give, where they are not done at once
+  Row<R>* gate;   ///< [kChunk] silu(z), or 1
   R* b;           ///< [kChunk, S]
   R* c;           ///< [kChunk, S]
 
   static Index size(Index states) {
-    return (2 * states + 3 * kChunk) * kTile + 2 * kChunk * states;
+    return (2 * states + 4 * kChunk) * kTile + 2 * kChunk * states;
   }
   Scratch(R* memory, Index states) {
     auto* rows = reinterpret_cast<Row<R>*>(memory);
-    a = rows, h = a + states, delta = h + states, input = delta + kChunk, y = input + kChunk;
-    b = reinterpret_cast<R*>(y + kChunk), c = b + kChunk * states;
+    a = rows, h = a + states, delta = h + states, input = delta + kChunk, skip = input + kChunk;
+    gate = skip + kChunk;
+    b = reinterpret_cast<R*>(gate + kChunk), c = b + kChunk * states;
   }
 };
 
-/// delta = softplus(dt + dt_bias), input = delta u.
+/// Reads `length` tokens from row `first` on: delta = softplus(dt + dt_bias), input = delta u,
+/// skip = d u, gate = silu(z).
 template <class T>
 void prepare(const op::SelectiveScan& op, Index first, Index length, Index e0,
              const Scratch<Exact<T>>& s) {
   using L = Lanes<Exact<T>>;
+  const bool gated = !op.z.empty();
   for (Index i = 0; i < kTile; i += L::kCount) {
     const L bias = load_parameter<Exact<T>>(op.dt_bias, e0 + i);
-    const auto dt = column_of<T>(op.dt, first, e0 + i), u = column_of<T>(op.u, first, e0 + i);
-    for (Index t = 0; t < length; ++t) {
-      const L delta = softplus(dt.load(t) + bias);
-      delta.store(s.delta[t] + i);
-      (delta * u.load(t)).store(s.input[t] + i);
-    }
+    const L d = load_parameter<Exact<T>>(op.d, e0 + i);
+    const auto dts = column_of<T>(op.dt, first, e0 + i), us = column_of<T>(op.u, first, e0 + i);
+    const auto zs = column_of<T>(gated ? op.z : op.u, first, e0 + i);
+    for_whole_or_left(us, [&](auto whole) {
+      for (Index t = 0; t < length; ++t) {
+        const L delta = softplus(dts.load(t, whole) + bias), u = us.load(t, whole);
+        delta.store(s.delta[t] + i);
+        (delta * u).store(s.input[t] + i);
+        (d * u).store(s.skip[t] + i);
+        const L z = zs.load(t, whole);
+        (gated ? z * sigmoid(z) : L::all(1)).store(s.gate[t] + i);
+      }
+    });
   }
 }
 
-/// Moves states n0 .. n0 + kStates - 1 of the lanes from channel i on through the chunk and adds
-/// what they give to y, which the first states begin. Calls ahead(i, t) at each token t.
-template <Index kStates, class R, class F>
-void recur(const Scratch<R>& s, Index states, Index n0, Index i, Index length, F&& ahead) {
+/// Asks for the rows of the next chunk, a few bytes at each token of this one: they lie too far
+/// apart for the machine to foresee. They go to the second cache: where their distance is a power
+/// of two, the first holds eight of them. (No lambda: GCC drops calls of what only prefetches.)
+template <class T>
+struct Ahead {
+  const T* rows[4];
+  Index strides[4];
+
+  Ahead(const op::SelectiveScan& op, Index first, Index e) {
+    const ConstView views[] = {op.dt, op.u, op.z.empty() ? op.u : op.z, op.y};
+    const bool exists = first + kChunk <= op.y.rows;
+    for (int k = 0; k < 4; ++k) {
+      rows[k] = views[k].row<T>(exists ? first : 0) + e;
+      strides[k] = exists ? views[k].stride : 0;
+    }
+  }
+  [[gnu::always_inline]] void operator()(Index t) const {
+    for (int k = 0; k < 4; ++k) __builtin_prefetch(rows[k] + t * strides[k], 0, 2);
+  }
+};
+
+/// Moves states n0 .. n0 + kStates - 1 of the lanes from channel i on through the tokens, adds
+/// what they give to skip and hands the sum to done(t, sum). Calls ahead(t) at each token t.
+template <Index kStates, class R, class Ahead, class Done>
+[[gnu::always_inline]] inline void recur(const Scratch<R>& s, Index states, Index n0, Index i,
+                                         Index length, Ahead&& ahead, Done&& done) {
   using L = Lanes<R>;
   const R* a = s.a[n0] + i;
   const R* b = s.b + n0;
@@ -56,66 +89,44 @@ void recur(const Scratch<R>& s, Index states, Index n0, Index i, Index length, F
   L h[kStates];
   for (Index n = 0; n < kStates; ++n) h[n] = L::load(s.h[n0 + n] + i);
   for (Index t = 0; t < length; ++t, b += states, c += states) {
-    ahead(i, t);
+    ahead(t);
     const L delta = L::load(s.delta[t] + i), input = L::load(s.input[t] + i);
     // Two sums: one alone would be a chain of additions as long as the rest of the step.
-    L even = n0 == 0 ? L::all(0) : L::load(s.y[t] + i), odd = L::all(0);
+    L even = L::load(s.skip[t] + i), odd = L::all(0);
 #pragma GCC unroll 16
     for (Index n = 0; n < kStates; ++n) {
       h[n] = exp2(delta * L::load(a + n * kTile)) * h[n] + input * L::all(b[n]);
       L& y = n % 2 == 0 ? even : odd;
       y = h[n] * L::all(c[n]) + y;
     }
-    (even + odd).store(s.y[t] + i);
+    done(t, even + odd);
   }
   for (Index n = 0; n < kStates; ++n) h[n].store(s.h[n0 + n] + i);
 }
 
-/// Asks for the rows of the next chunk, a few bytes at each token of this one: they lie too far
-/// apart for the machine to foresee.
+/// y = (h c + skip) gate
 template <class T>
-struct Ahead {
-  const T* rows[4];
-  Index strides[4];
-
-  Ahead(const op::SelectiveScan& op, Index first, Index e0) {
-    const ConstView views[] = {op.dt, op.u, op.z.empty() ? op.u : op.z, op.y};
-    const bool exists = first + kChunk <= op.y.rows;
-    for (int k = 0; k < 4; ++k) {
-      rows[k] = views[k].row<T>(exists ? first : 0) + e0;
-      strides[k] = exists ? views[k].stride : 0;
-    }
-  }
-  [[gnu::always_inline]] void operator()(Index i, Index t) const {
-    for (int k = 0; k < 4; ++k) __builtin_prefetch(rows[k] + t * strides[k] + i);
-  }
-};
-
-template <class R, class F>
-void recur(const Scratch<R>& s, Index states, Index length, F&& ahead) {
-  for (Index i = 0; i < kTile; i += Lanes<R>::kCount) {
-    Index n = 0;
-    for (; n + kStatesInRegisters <= states; n += kStatesInRegisters)
-      recur<kStatesInRegisters>(s, states, n, i, length, ahead);
-    for (; n < states; ++n) recur<1>(s, states, n, i, length, [](Index, Index) {});
-  }
-}
-
-/// y = (h c + d u) silu(z)
-template <class T>
-void finish(const op::SelectiveScan& op, Index first, Index length, Index e0,
-            const Scratch<Exact<T>>& s) {
+void recur(const op::SelectiveScan& op, Index first, Index length, Index e0,
+           const Scratch<Exact<T>>& s) {
   using L = Lanes<Exact<T>>;
-  const bool gated = !op.z.empty();
+  const Index states = op.a_log.cols;
   for (Index i = 0; i < kTile; i += L::kCount) {
-    const L d = load_parameter<Exact<T>>(op.d, e0 + i);
     const auto y = column_to<T>(op.y, first, e0 + i);
-    const auto u = column_of<T>(op.u, first, e0 + i);
-    const auto gate = column_of<T>(gated ? op.z : op.u, first, e0 + i);
-    for (Index t = 0; t < length; ++t) {
-      const L ungated = L::load(s.y[t] + i) + d * u.load(t), z = gate.load(t);
-      y.store(t, gated ? ungated * (z * sigmoid(z)) : ungated);
+    const auto wait = [&](Index t, L sum) { sum.store(s.skip[t] + i); };
+    Index n = states % kStatesInRegisters;
+    for (Index k = 0; k < n; ++k) recur<1>(s, states, k, i, length, [](Index) {}, wait);
+    for (; n + kStatesInRegisters < states; n += kStatesInRegisters)
+      recur<kStatesInRegisters>(s, states, n, i, length, [](Index) {}, wait);
+    if (n == states) {
+      for (Index t = 0; t < length; ++t)
+        y.store(t, L::load(s.skip[t] + i) * L::load(s.gate[t] + i));
+      continue;
     }
+    for_whole_or_left(y, [&](auto whole) {
+      recur<kStatesInRegisters>(
+          s, states, n, i, length, Ahead<T>(op, first + kChunk, e0 + i),
+          [&](Index t, L sum) { y.store(t, sum * L::load(s.gate[t] + i), whole); });
+    });
   }
 }
 
@@ -141,8 +152,7 @@ void scan_tile(const op::SelectiveScan& op, Index first, Index last, Index e0,
       load_rows<T>(op.b, row, length, s.b);
       load_rows<T>(op.c, row, length, s.c);
       prepare<T>(op, row, length, e0, s);
-      recur(s, states, length, Ahead<T>(op, row + kChunk, e0));
-      finish<T>(op, row, length, e0, s);
+      recur<T>(op, row, length, e0, s);
     }
     if (stateful) store_state(state_of(span), channels, states, e0, s.h);
   }
