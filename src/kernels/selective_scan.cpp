@@ -26,19 +26,28 @@ Index SelectiveScan::chunks(const Batch& batch) {
   return count;
 }
 
+void PackDecay::check() const {
+  if (a_log.dtype != DType::f64)
+    expect_shape("pack_decay: a_log", a_log, a_log.rows, a_log.cols, DType::f32);
+  expect_shape("pack_decay: decay", decay, a_log.cols, a_log.rows, a_log.dtype);
+}
+
 void SelectiveScan::check() const {
-  const Index channels = y.cols, states = a_log.cols;
+  const Index channels = y.cols, states = b.cols;
   const DType exact = exact_of(y.dtype);
   if (y.rows != batch.tokens)
     fail("selective_scan: y: expected ", batch.tokens, " rows, found ", shape_of(y));
-  if (states < 1) fail("selective_scan: a_log: expected 1 state or more, found ", shape_of(a_log));
+  if (states < 1) fail("selective_scan: b: expected 1 state or more, found ", shape_of(b));
   expect_same_shape("selective_scan: u", u, y);
   expect_same_shape("selective_scan: dt", dt, y);
   expect_shape("selective_scan: b", b, y.rows, states, y.dtype);
   expect_shape("selective_scan: c", c, y.rows, states, y.dtype);
   if (!z.empty()) expect_same_shape("selective_scan: z", z, y);
   expect_shape("selective_scan: dt_bias", dt_bias, 1, channels, exact);
-  expect_shape("selective_scan: a_log", a_log, channels, states, exact);
+  if (decay.empty())
+    expect_shape("selective_scan: a_log", a_log, channels, states, exact);
+  else
+    expect_shape("selective_scan: decay", decay, states, channels, exact);
   expect_shape("selective_scan: d", d, 1, channels, exact);
   if (!state.empty()) {
     expect_shape("selective_scan: state", state, state.rows, channels * states, exact);

@@ -6,6 +6,18 @@
 
 namespace samba::op {
 
+/// decay[n, e] = log2(e) A[e, n], A = -exp(a_log): what the scan makes of a_log each time, unless
+/// it is given; for weights that stay as they are.
+struct PackDecay {
+  static constexpr const char* kName = "pack_decay";
+
+  View decay;       ///< [S, E] out, dtype of a_log
+  ConstView a_log;  ///< [E, S] f32 (f64 for f64)
+
+  DType dtype() const { return a_log.dtype; }
+  void check() const;
+};
+
 /// The selective state space recurrence, S6, along each span, with its gate:
 ///   delta_t = softplus(dt_t + dt_bias)                          [E]
 ///   h_t     = exp(delta_t A) h_{t-1} + delta_t u_t b_tᵀ         [E, S], A = -exp(a_log)
@@ -19,17 +31,18 @@ struct SelectiveScan {
   /// Backward keeps the state at the start of each chunk of so many tokens and recomputes inside.
   static constexpr Index kChunk = 64;
 
-  View y;             ///< [N, E] out
-  ConstView u;        ///< [N, E]
-  ConstView dt;       ///< [N, E], before the bias and softplus
-  ConstView b;        ///< [N, S]
-  ConstView c;        ///< [N, S]
-  ConstView z = {};   ///< [N, E]; without it there is no gate
-  ConstView dt_bias;  ///< [1, E] f32 (f64 for f64), like a_log and d
-  ConstView a_log;    ///< [E, S]
-  ConstView d;        ///< [1, E]
+  View y;                ///< [N, E] out
+  ConstView u;           ///< [N, E]
+  ConstView dt;          ///< [N, E], before the bias and softplus
+  ConstView b;           ///< [N, S]
+  ConstView c;           ///< [N, S]
+  ConstView z = {};      ///< [N, E]; without it there is no gate
+  ConstView dt_bias;     ///< [1, E] f32 (f64 for f64), like a_log and d
+  ConstView a_log = {};  ///< [E, S]; left out with decay
+  ConstView decay = {};  ///< [S, E], what PackDecay made of a_log
+  ConstView d;           ///< [1, E]
   Batch batch;
-  View state = {};  ///< [slots, E * S] in and out, dtype of a_log; may be left out
+  View state = {};  ///< [slots, E * S] in and out, dtype of d; may be left out
   View h = {};  ///< [chunks(batch), E * S] out, like state: that before each chunk, for backward
 
   /// Rows of h: the chunks of all spans, each span's last one perhaps shorter.
@@ -70,6 +83,8 @@ struct SelectiveScanBackward {
 }  // namespace samba::op
 
 namespace samba {
+template <Tier>
+void run_on(CpuStream&, const op::PackDecay&);
 template <Tier>
 void run_on(CpuStream&, const op::SelectiveScan&);
 template <Tier>

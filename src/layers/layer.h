@@ -43,17 +43,20 @@ struct Init {
   double scale = 0;
 };
 
+/// What inference makes of a parameter once, if its only readers can take that instead.
+enum class Packing { none, linear /** op::PackLinear */, decay /** op::PackDecay */ };
+
 /// A named matrix that training changes.
 struct Parameter {
   std::string name;  ///< "layers.3.in_proj.weight"
   Index rows = 0;
   Index cols = 0;
   Init init;
-  bool exact = false;   ///< f32 whatever the model's dtype: norms, biases, A_log, D (f64 in f64)
-  bool linear = false;  ///< read by Linear alone, which may have it packed
-  Matrix value;         ///< empty while only `packed` is kept
-  Matrix packed;        ///< what op::PackLinear made of value, for inference
-  Matrix grad;          ///< f32 (f64 for f64); backward adds to it; empty unless training
+  bool exact = false;  ///< f32 whatever the model's dtype: norms, biases, A_log, D (f64 in f64)
+  Packing packing = Packing::none;
+  Matrix value;   ///< empty while only `packed` is kept
+  Matrix packed;  ///< for inference
+  Matrix grad;    ///< f32 (f64 for f64); backward adds to it; empty unless training
 
   Index size() const { return rows * cols; }
 };

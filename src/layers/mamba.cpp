@@ -49,7 +49,9 @@ Mamba::Mamba(const Config& config, Index d_model, Plan plan)
       d_(plan.exact("d", 1, inner_, {Init::Kind::ones})),
       out_(plan, "out_proj", inner_, d_model, plan.scheme().residual(inner_)),
       conv_state_(plan.state("conv", (taps_ - 1) * inner_, exact_of(plan.dtype()))),
-      scan_state_(plan.state("scan", inner_ * state_, exact_of(plan.dtype()))) {}
+      scan_state_(plan.state("scan", inner_ * state_, exact_of(plan.dtype()))) {
+  a_log_.packing = Packing::decay;
+}
 
 Mamba::Parts Mamba::parts(View uz, View rbc) const {
   return {uz.columns(0, inner_), uz.columns(inner_, inner_), rbc.columns(0, rank_),
@@ -85,6 +87,7 @@ void Mamba::forward(Pass& pass, ConstView x, View y) {
                                 .z = p.z,
                                 .dt_bias = dt_bias_.value,
                                 .a_log = a_log_.value,
+                                .decay = a_log_.packed,
                                 .d = d_.value,
                                 .batch = pass.batch,
                                 .state = pass.state(scan_state_),

@@ -56,7 +56,7 @@ Parameter& Plan::add(std::string_view name, Index rows, Index cols, Init init) {
 
 Parameter& Plan::linear(std::string_view name, Index rows, Index cols, Init init) {
   Parameter& p = add(name, rows, cols, init);
-  p.linear = true;
+  p.packing = Packing::linear;
   return p;
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/linear.h"
 #include "kernels/rms_norm.h"
 #include "kernels/run.h"
+#include "kernels/selective_scan.h"
 #include "layers/registry.h"
 
 namespace samba {
@@ -56,10 +57,16 @@ void Model::allocate(bool training) {
 void Model::pack() {
   for (Parameter& p : parameters_) {
     const bool is_head = &p == &head_weight();
-    if (!p.linear && !is_head) continue;
-    p.packed = Matrix(stream_, dtype_, op::PackLinear::panel_rows(p.rows),
-                      op::PackLinear::panel_cols(p.cols));
-    run(stream_, op::PackLinear{.panels = p.packed, .w = p.value});
+    if (p.packing == Packing::decay) {
+      p.packed = Matrix(stream_, p.value.dtype(), p.cols, p.rows);
+      run(stream_, op::PackDecay{.decay = p.packed, .a_log = p.value});
+    } else if (p.packing == Packing::linear || is_head) {
+      p.packed = Matrix(stream_, dtype_, op::PackLinear::panel_rows(p.rows),
+                        op::PackLinear::panel_cols(p.cols));
+      run(stream_, op::PackLinear{.panels = p.packed, .w = p.value});
+    } else {
+      continue;
+    }
     if (&p != embedding_) p.value = Matrix();
     p.grad = Matrix();
   }

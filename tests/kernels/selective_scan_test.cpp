@@ -92,6 +92,39 @@ TEST_P(SelectiveScan, MatchesTheDefinition) {
       }
 }
 
+TEST_P(SelectiveScan, PackedDecaysGiveTheSameBitsAlsoTokenByToken) {
+  for (const Index channels : {1, 17, 600})
+    for (const Index states : {1, 5, 16, 19, 37}) {
+      const Index length = 9;
+      const Inputs in(length, channels, states, dtype());
+      const std::vector<Span> spans{{0, length, 0, 2}};
+      const View whole = empty(length, channels), state = empty(3, channels * states, exact());
+      fill(state, 7);
+      auto op = scan(in, batch_of(spans), whole);
+      op.state = state;
+      run(stream(), op);
+
+      const View decay = empty(states, channels, exact());
+      run(stream(), op::PackDecay{.decay = decay, .a_log = op.a_log});
+      op.a_log = {}, op.decay = decay;
+      const View packed = empty(length, channels);
+      op.y = packed;
+      run(stream(), op);
+      expect_same(host(packed), host(whole));
+
+      const View steps = empty(length, channels), found = empty(3, channels * states, exact());
+      fill(found, 7);
+      for (Index t = 0; t < length; ++t) {
+        const std::vector<Span> one{{0, 1, t, 2}};
+        op = scan(in, batch_of(one), steps.block(t, 1), t);
+        op.a_log = {}, op.decay = decay, op.state = found;
+        run(stream(), op);
+      }
+      expect_agrees(host(steps), host(whole), terms(length, states));
+      expect_agrees(host(found), host(state), terms(length, states));
+    }
+}
+
 TEST_P(SelectiveScan, WorksWithoutAGate) {
   Inputs in(9, 17, 16, dtype());
   in.z = Host();

@@ -30,7 +30,8 @@ constexpr Index kDepth = 256;
 constexpr Index kGroupWidth = 128;  // columns of a task: its block of b fills a part of L2,
 constexpr Index kTaskRows = 512;    // and so do the waiting sums of these rows
 constexpr Index kSlabRows = 1024;   // rows of a packed at a time
-constexpr Index kPrefetch = 12;     // units of k that memory is asked for ahead
+constexpr Index kPrefetch = 12;     // units of k that memory is asked for ahead,
+constexpr Index kPrefetchRow = 32;  // and where a single row meets the weight at memory's pace
 constexpr Index kPackedLines = 4;   // units of k packed at a time where they lie far apart
 constexpr Index kGrain = 1 << 17;   // multiplications that are worth a thread
 
@@ -56,6 +57,7 @@ template <class T, int kR, int kP, class B>
   using Lane = typename Units<T>::Lane;
   constexpr Index kLanes = Lane::kCount;
   constexpr int kV = 2 * kP;
+  constexpr Index kAhead = kR == 1 ? kPrefetchRow : kPrefetch;
   Lane sums[kR][kV];
 #pragma GCC unroll 16
   for (int r = 0; r < kR; ++r)
@@ -69,7 +71,7 @@ template <class T, int kR, int kP, class B>
     for (int p = 0; p < kP; ++p)
 #pragma GCC unroll 2
       for (Index i = 0; i < kWidth<T>; i += 64 / static_cast<Index>(sizeof(B)))
-        __builtin_prefetch(b + kPrefetch * kWidth<T> + p * panel + i);
+        __builtin_prefetch(b + kAhead * kWidth<T> + p * panel + i);
 #pragma GCC unroll 4
     for (int v = 0; v < kV; ++v) factors[v] = Lane::load(b + (v / 2) * panel + (v % 2) * kLanes);
 #pragma GCC unroll 16
@@ -146,7 +148,8 @@ class Gemm {
 
   void run_slab(CpuStream& stream) {
     const Index depth = std::max<Index>(product_.depth, 1);
-    const Index work = slab_rows_ * product_.y.cols * depth;
+    // A row that meets a weight for itself waits for memory: as long as several rows would take.
+    const Index work = std::max<Index>(slab_rows_, 8) * product_.y.cols * depth;
     const Index threads = std::clamp<Index>(work / kGrain, 1, stream.threads());
     const Matrix tiles(stream, dtype_of<Sum>(), slab_rows_, units());
     packed_rows_ = tiles.row<Sum>(0);
@@ -200,8 +203,10 @@ class Gemm {
     Sum* columns = scratch + (t.last_panel - t.first_panel) * kWidth<T> * rows;
     // Panels of narrower numbers are widened once where several tiles meet them.
     const bool direct = std::is_same_v<Packed<T>, Sum> || t.last_tile - t.first_tile == 1;
+    // A single row asks nothing of the caches: it reads a panel after the other, end to end.
+    const bool streams = product_.panels != nullptr && slab_rows_ == 1;
     do {
-      t.units = std::min(units() - t.unit, kDepth);
+      t.units = std::min(units() - t.unit, streams ? units() : kDepth);
       if (product_.panels != nullptr && direct) {
         const Index size = panel_size<T>(product_.depth);
         multiply_block(t, product_.panels + t.first_panel * size + t.unit * kWidth<T>, size);
@@ -235,7 +240,7 @@ class Gemm {
     for (Index tile = t.first_tile; tile < t.last_tile; ++tile) {
       const Index first = first_row(tile), rows = first_row(tile + 1) - first;
       const Sum* a = packed_rows_ + first * units() + t.unit * rows;
-      const Index together = rows <= kPairRows ? 2 : 1;
+      const Index together = slab_rows_ > 1 && rows <= kPairRows ? 2 : 1;
       for (Index p = t.first_panel; p < t.last_panel; p += together) {
         const Index panels = std::min(together, t.last_panel - p);
         const B* b = block + (p - t.first_panel) * panel;

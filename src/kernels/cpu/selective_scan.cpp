@@ -6,7 +6,8 @@ namespace samba {
 namespace {
 
 constexpr Index kStatesInRegisters = 16;
-constexpr Index kGrainStates = 32768;  // below this a second thread costs more than it gives
+constexpr Index kStepChannels = 1024;  // of a task that moves one sequence by one token
+constexpr Index kGrainStates = 4096;   // of a task: handing one out costs as much as some hundred
 
 /// What a thread keeps of one tile and one chunk.
 template <class R>
@@ -95,9 +96,10 @@ template <Index kStates, class R, class Ahead, class Done>
     L even = L::load(s.skip[t] + i), odd = L::all(0);
 #pragma GCC unroll 16
     for (Index n = 0; n < kStates; ++n) {
-      h[n] = exp2(delta * L::load(a + n * kTile)) * h[n] + input * L::all(b[n]);
+      const L kept = exp2(delta * L::load(a + n * kTile)) * h[n];
+      h[n] = L::multiply_add(input, L::all(b[n]), kept);
       L& y = n % 2 == 0 ? even : odd;
-      y = h[n] * L::all(c[n]) + y;
+      y = L::multiply_add(h[n], L::all(c[n]), y);
     }
     done(t, even + odd);
   }
@@ -109,7 +111,7 @@ template <class T>
 void recur(const op::SelectiveScan& op, Index first, Index length, Index e0,
            const Scratch<Exact<T>>& s) {
   using L = Lanes<Exact<T>>;
-  const Index states = op.a_log.cols;
+  const Index states = op.b.cols;
   for (Index i = 0; i < kTile; i += L::kCount) {
     const auto y = column_to<T>(op.y, first, e0 + i);
     const auto wait = [&](Index t, L sum) { sum.store(s.skip[t] + i); };
@@ -135,9 +137,12 @@ template <class T>
 void scan_tile(const op::SelectiveScan& op, Index first, Index last, Index e0,
                const Scratch<Exact<T>>& s) {
   using R = Exact<T>;
-  const Index channels = op.y.cols, states = op.a_log.cols;
+  const Index channels = op.y.cols, states = op.b.cols;
   const auto state_of = [&](const Span& span) { return op.state.row<R>(span.slot); };
-  load_decay<R>(op.a_log, e0, s.a);
+  if (op.decay.empty())
+    load_decay<R>(op.a_log, e0, s.a);
+  else
+    load_state(op.decay.row<R>(0), channels, states, e0, s.a);
   Index chunk = op::SelectiveScan::chunks(Batch{.spans = op.batch.spans, .count = first});
   for (Index i = first; i < last; ++i) {
     const Span& span = op.batch.spans[i];
@@ -158,12 +163,110 @@ void scan_tile(const op::SelectiveScan& op, Index first, Index last, Index e0,
   }
 }
 
+/// even += odd, odd = 0
+template <class R>
+void join(R* even, R* odd, Index count) {
+  using L = Lanes<R>;
+  for (Index i = 0; i < count; i += L::kCount) {
+    (L::load(even + i) + L::load(odd + i)).store(even + i);
+    L::all(0).store(odd + i);
+  }
+}
+
+/// One token of a sequence for channels e0 .. e0 + count - 1: decays and states are read, and
+/// states written, row by row as they lie. `scratch` holds 4 * kStepChannels numbers.
+template <class T>
+void step(const op::SelectiveScan& op, const Span& span, Index e0, Index count, Exact<T>* scratch) {
+  using R = Exact<T>;
+  using L = Lanes<R>;
+  const Index channels = op.y.cols, states = op.b.cols;
+  R *delta = scratch, *input = delta + kStepChannels, *even = input + kStepChannels;
+  R* odd = even + kStepChannels;
+  R* state = op.state.row<R>(span.slot) + e0;
+  const R* decay = op.decay.row<R>(0) + e0;
+  for (Index i = 0; i < count; i += L::kCount) {
+    const L u = column_of<T>(op.u, span.first, e0 + i).load(0);
+    const L dt = column_of<T>(op.dt, span.first, e0 + i).load(0);
+    const L step = softplus(dt + load_parameter<R>(op.dt_bias, e0 + i));
+    step.store(delta + i);
+    (step * u).store(input + i);
+    (load_parameter<R>(op.d, e0 + i) * u).store(even + i);
+    L::all(0).store(odd + i);
+  }
+  // Sums grow in the order of recur: state by state, then two by two in groups.
+  const Index singles = states % kStatesInRegisters;
+  for (Index n = 0; n < states; ++n, state += channels, decay += channels) {
+    const L b = L::all(get(op.b.row<T>(span.first)[n]));
+    const L c = L::all(get(op.c.row<T>(span.first)[n]));
+    const Index place = n < singles ? 0 : (n - singles) % kStatesInRegisters;
+    if (place == 0) join(even, odd, count);
+    R* sums = place % 2 == 0 ? even : odd;
+    for (Index i = 0; i < count; i += L::kCount) {
+      __builtin_prefetch(decay + 3 * channels + i);
+      __builtin_prefetch(state + 3 * channels + i, 1);
+      const L a = load_left(decay + i, count - i);
+      const L before = span.continues() ? load_left(state + i, count - i) : L::all(0);
+      const L kept = exp2(L::load(delta + i) * a) * before;
+      const L h = L::multiply_add(L::load(input + i), b, kept);
+      store_left(state + i, count - i, h);
+      L::multiply_add(h, c, L::load(sums + i)).store(sums + i);
+    }
+  }
+  join(even, odd, count);
+  for (Index i = 0; i < count; i += L::kCount) {
+    const L y = L::load(even + i);
+    const auto to = column_to<T>(op.y, span.first, e0 + i);
+    if (op.z.empty()) {
+      to.store(0, y * L::all(1));
+    } else {
+      const L z = column_of<T>(op.z, span.first, e0 + i).load(0);
+      to.store(0, y * (z * sigmoid(z)));
+    }
+  }
+}
+
+/// Whether every span is one token of a sequence whose state is kept, as in decoding.
+bool decodes(const op::SelectiveScan& op) {
+  if (op.decay.empty() || op.state.empty() || !op.h.empty()) return false;
+  for (Index i = 0; i < op.batch.count; ++i)
+    if (op.batch.spans[i].length != 1 || op.batch.spans[i].slot < 0) return false;
+  return true;
+}
+
+template <class T>
+void run_steps(CpuStream& stream, const op::SelectiveScan& op) {
+  const Index channels = op.y.cols, spans = op.batch.count;
+  const Index parts = (channels + kStepChannels - 1) / kStepChannels;
+  const Matrix memory(stream, dtype_of<Exact<T>>(), stream.threads(), 4 * kStepChannels);
+  parallel_tasks(stream, parts * spans, [&](Index task) {
+    const Index e0 = task % parts * kStepChannels;
+    step<T>(op, op.batch.spans[task / parts], e0, std::min(kStepChannels, channels - e0),
+            memory.row<Exact<T>>(omp_get_thread_num()));
+  });
+}
+
 }  // namespace
 
 template <Tier>
+void run_on(CpuStream& stream, const op::PackDecay& op) {
+  visit_float(op.dtype(), [&]<class T>() {
+    if constexpr (std::is_same_v<T, Exact<T>>) {
+      const Index channels = op.a_log.rows, states = op.a_log.cols;
+      const Matrix memory(stream, op.dtype(), states, kTile);
+      auto* rows = reinterpret_cast<Row<T>*>(memory.row<T>(0));
+      for (Index e = 0; e < channels; e += kTile) {
+        load_decay<T>(op.a_log, e, rows);
+        store_state(op.decay.row<T>(0), channels, states, e, rows);
+      }
+    }
+  });
+}
+
+template <Tier>
 void run_on(CpuStream& stream, const op::SelectiveScan& op) {
-  const Index states = op.a_log.cols, tiles = tiles_of(op.y.cols), spans = op.batch.count;
+  const Index states = op.b.cols, tiles = tiles_of(op.y.cols), spans = op.batch.count;
   if (spans == 0) return;
+  if (decodes(op)) return visit_float(op.dtype(), [&]<class T>() { run_steps<T>(stream, op); });
   // Tasks are tiles, by groups where there is little to do, and by ranges of spans where there are
   // fewer tiles than keep the threads evenly busy.
   const Index group = std::clamp<Index>(
@@ -182,6 +285,7 @@ void run_on(CpuStream& stream, const op::SelectiveScan& op) {
   });
 }
 
+template void run_on<kTier>(CpuStream&, const op::PackDecay&);
 template void run_on<kTier>(CpuStream&, const op::SelectiveScan&);
 
 }  // namespace samba
