@@ -42,7 +42,7 @@ constexpr const char* kUsage =
     "sambalm eval perplexity MODEL --data FOLDER\n\n"
     "Perplexity by context length: for each length L the exponential of the mean loss over the "
     "first\n"
-    "L predictions of each sequence (section J3 of the paper's procedures).";
+    "L predictions of each sequence. Below what training saw it should fall, beyond it not rise.";
 
 std::string fixed(double value, const char* format) {
   char text[32];

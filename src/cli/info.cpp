@@ -86,7 +86,7 @@ int run_info(const std::vector<std::string>& all) {
   const Index training = weights + masters + 3 * model.parameter_count() * size_of(exact_of(dtype));
   const double per_token = model.flops(0, context) / static_cast<double>(context);
   const Json result = {{"name", config.name},
-                       {"layout", source.folder.empty() ? "preset" : source.layout.kind},
+                       {"layout", source.folder.empty() ? "ours" : source.layout.kind},
                        {"layers", describe(config.layers)},
                        {"d_model", config.d_model},
                        {"vocabulary", config.vocab},

@@ -151,6 +151,9 @@ class LitGpt {
       keys_.expect("bias", false, true);
       keys_.expect<std::string>("_mlp_class", "LLaMAMLP", "GptNeoxMLP");
       keys_.expect("mlp", true, true);
+      const auto norm = keys_.get<std::string>("_norm_class", "LayerNorm");
+      if (norm != "FusedRMSNorm" && norm != "RMSNorm")
+        fail(keys_.place(), ": _norm_class: expected FusedRMSNorm or RMSNorm, found ", norm);
       read_attention_positions();
     }
     for (Index i = 0; i < layer_count(keys_, "n_layer", 16); ++i) block(i);

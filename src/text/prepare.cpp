@@ -1,8 +1,11 @@
 #include "text/prepare.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
 #include <condition_variable>
 #include <exception>
 #include <filesystem>
@@ -53,7 +56,7 @@ class NewFolder {
   explicit NewFolder(std::string path)
       : path_(std::move(path)), temporary_(path_ + ".tmp" + std::to_string(::getpid())) {
     if (fs::exists(path_)) fail(path_, ": exists; expected a new folder");
-    fs::remove_all(temporary_);
+    remove_abandoned();
     make_folder(temporary_);
   }
   ~NewFolder() {
@@ -74,6 +77,24 @@ class NewFolder {
   }
 
  private:
+  /// Removes what processes that were killed have left under such names.
+  void remove_abandoned() const {
+    const fs::path parent = fs::absolute(path_).parent_path();
+    const std::string prefix = fs::path(path_).filename().string() + ".tmp";
+    std::vector<fs::path> abandoned;
+    for (const fs::directory_entry& entry : fs::directory_iterator(parent)) {
+      const std::string name = entry.path().filename().string();
+      if (name.rfind(prefix, 0) != 0) continue;
+      int process = 0;
+      const char* end = name.data() + name.size();
+      const auto number = std::from_chars(name.data() + prefix.size(), end, process);
+      if (number.ec != std::errc() || number.ptr != end || process < 1) continue;
+      const bool runs = ::kill(process, 0) == 0 || errno != ESRCH;
+      if (!runs || process == ::getpid()) abandoned.push_back(entry.path());
+    }
+    for (const fs::path& path : abandoned) fs::remove_all(path);
+  }
+
   std::string path_, temporary_;
 };
 

@@ -23,7 +23,8 @@ class Optimizer {
       f("eps", eps, "AdamW: added to the root of the mean square");
       f("weight_decay", weight_decay, "AdamW: share of a weight that a step at rate 1 takes away");
       f("decay", decay,
-        "what decays: matrices, or all (the paper: norms, biases, A_log and D too)");
+        "what decays: matrices (of projections and embedding), or all (norms, biases, "
+        "convolutions, A_log and D too, as in the paper)");
     }
   };
 

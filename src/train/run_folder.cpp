@@ -20,6 +20,21 @@ fs::path last_file(const std::string& folder) {
   return fs::path(folder) / "last.json";
 }
 
+/// What last.json says: `last`, a checkpoint's name, and perhaps `best` with its `best_loss`.
+Json read_last(const std::string& folder) {
+  const std::string path = last_file(folder).string();
+  Json document = read_json(path);
+  const auto is = [&](const char* key, auto kind) {
+    return document.contains(key) && (document.at(key).*kind)();
+  };
+  if (!document.is_object() || !is("last", &Json::is_string))
+    fail(path, ": expected {\"last\": CHECKPOINT}");
+  if (document.contains("best") &&
+      !(is("best", &Json::is_string) && is("best_loss", &Json::is_number)))
+    fail(path, ": expected best to be a checkpoint and best_loss a number");
+  return document;
+}
+
 std::string checkpoint_name(Index step) {
   char name[32];
   std::snprintf(name, sizeof(name), "step-%08lld", static_cast<long long>(step));
@@ -110,10 +125,7 @@ bool RunFolder::has_checkpoint() const {
 }
 
 std::string RunFolder::last() const {
-  const Json document = read_json(last_file(path_).string());
-  if (!document.is_object() || !document.contains("last") || !document.at("last").is_string())
-    fail(last_file(path_).string(), ": expected {\"last\": CHECKPOINT}");
-  return (fs::path(path_) / document.at("last").get<std::string>()).string();
+  return (fs::path(path_) / read_last(path_).at("last").get<std::string>()).string();
 }
 
 void RunFolder::clean() const {
@@ -138,7 +150,7 @@ void RunFolder::save(const Trainer& trainer, const Json& run, const std::string&
   Json last = {{"last", name}};
   double best = INFINITY;
   if (has_checkpoint()) {
-    const Json before = read_json(last_file(path_).string());
+    const Json before = read_last(path_);
     if (before.contains("best") &&
         fs::exists(fs::path(path_) / before["best"].get<std::string>())) {
       last["best"] = before["best"];

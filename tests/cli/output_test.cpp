@@ -156,7 +156,7 @@ TEST(Generate, MemoryDoesNotGrowWithTheLength) {
 
 TEST(Verify, AcceptsItsOwnNumbersAndExitsOneOnOthers) {
   const Workplace place;
-  const std::string golden = test_file("goldens/hf/hf_mistral");
+  const std::string golden = test_file("goldens/hf/hf_llama");
   place.succeed({"verify", golden, golden + "/expected.safetensors", "--write", "own.safetensors"});
   place.succeed({"verify", golden, "own.safetensors"});
   place.succeed({"verify", golden, "own.safetensors", "--mode", "recurrent"});

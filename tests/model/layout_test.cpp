@@ -23,7 +23,7 @@ constexpr const char* kLitGpt = R"({
   "rotary_percentage": 1.0, "parallel_residual": false, "bias": false, "local_window": 16, "mlp": true,
   "full_per_layer": 1000000, "mb_per_layer": 2, "ret_per_layer": -1, "gla_per_layer": -1,
   "nope": false, "mamba": false, "sc_attn": false, "mamba_init": true, "use_mega": false,
-  "abl_mamba": false, "mamba_swa_mlp": false, "n_query_groups": 2, "_mlp_class": "LLaMAMLP",
+  "abl_mamba": false, "mamba_swa_mlp": false, "n_query_groups": 2, "_mlp_class": "LLaMAMLP", "_norm_class": "FusedRMSNorm",
   "norm_eps": 1e-5, "intermediate_size": 128, "condense_ratio": 1})";
 
 constexpr const char* kLlama = R"({
@@ -202,6 +202,7 @@ TEST(Layout, NamesTheKeyThatItCannotRun) {
       {kLitGpt, R"({"parallel_residual": true})", "c.json: parallel_residual: expected false"},
       {kLitGpt, R"({"bias": true})", "c.json: bias: expected false"},
       {kLitGpt, R"({"mlp": false})", "c.json: mlp: expected true"},
+      {kLitGpt, R"({"_norm_class": "LayerNorm"})", "c.json: _norm_class: expected FusedRMSNorm"},
       {kLitGpt, R"({"_mlp_class": "GptNeoxMLP"})", "c.json: _mlp_class: expected \"LLaMAMLP\""},
       {kLitGpt, R"({"n_head": 5})", "c.json: n_head: expected a divisor of n_embd = 64"},
       {kLitGpt, R"({"n_query_groups": 3})", "a multiple of n_query_groups = 3, found 4"},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <ostream>
 
 namespace samba::test {
 namespace {
@@ -18,6 +19,10 @@ std::vector<Target> targets() {
     if (tier <= best_tier())
       for (const DType dtype : {DType::f32, DType::bf16}) all.push_back({tier, dtype});
   return all;
+}
+
+void PrintTo(const Target& target, std::ostream* out) {
+  *out << name_of(target.tier) << ' ' << name_of(target.dtype);
 }
 
 std::string name_of_target(const testing::TestParamInfo<Target>& info) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <iosfwd>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@ struct Target {
 
 /// plain f64, then f32 and bf16 on every tier of this machine.
 std::vector<Target> targets();
+/// "avx2 bf16", in messages and names of tests.
+void PrintTo(const Target&, std::ostream*);
 std::string name_of_target(const testing::TestParamInfo<Target>& info);
 
 /// A test over `targets()`: instantiate with SAMBA_KERNEL_TEST(Suite).

@@ -1,6 +1,8 @@
 #include "text/prepare.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <map>
@@ -194,6 +196,22 @@ TEST_F(Prepare, LeavesNothingBehindAfterAnError) {
   given.progress = [](const PrepareProgress&) { fail("stopped"); };
   EXPECT_EQ(error_of([&] { prepare(given); }), "stopped");
   EXPECT_FALSE(fs::exists(folder_ / "out"));
+}
+
+TEST_F(Prepare, RemovesWhatAKilledProcessLeft) {
+  write("a.txt", "one two three");
+  const pid_t gone = ::fork();
+  if (gone == 0) ::_exit(0);
+  ::waitpid(gone, nullptr, 0);
+  const std::string left = folder_ / text_of("out/train.tmp", gone);
+  const std::string parent = folder_ / text_of("out/train.tmp", ::getppid());
+  const std::string other = folder_ / "out/train.tmpfile";
+  for (const std::string& path : {left, parent, other}) fs::create_directories(path);
+  write_text(left + "/00000.bin", "half");
+  prepare(options("out"));
+  EXPECT_FALSE(fs::exists(left));
+  EXPECT_TRUE(fs::exists(parent)) << "a process that runs still needs it";
+  EXPECT_TRUE(fs::exists(other));
 }
 
 TEST_F(Prepare, RefusesWhatItCannotDo) {

@@ -118,6 +118,23 @@ TEST_F(Runs, WriteAStepAnew) {
   EXPECT_EQ(error_of([&] { load_checkpoint(folder.last(), *run.trainer); }), "");
 }
 
+TEST_F(Runs, RefuseALastThatIsDamagedByItsName) {
+  TinyRun run(data_, config());
+  run.steps(1);
+  RunFolder folder(path_, 1);
+  folder.save(*run.trainer, Json::object(), "", {});
+  for (const char* damaged :
+       {"", "[]", "{}", R"({"last": 3})", R"({"last": "a", "best": 3})",
+        R"({"last": "a", "best": "b"})", R"({"last": "a", "best": "b", "best_loss": "low"})"}) {
+    write_text(path_ + "/last.json", damaged);
+    EXPECT_NE(error_of([&] { folder.last(); }).find("last.json"), std::string::npos) << damaged;
+    EXPECT_NE(
+        error_of([&] { folder.save(*run.trainer, Json::object(), "", {}); }).find("last.json"),
+        std::string::npos)
+        << damaged;
+  }
+}
+
 TEST_F(Runs, RefuseDamagedCheckpointsByTheirFile) {
   TinyRun run(data_, config());
   run.steps(1);
