@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 """One training step of a small Samba in PyTorch on the CPU, to hold ours against.
 
-    /usr/bin/python3 bench/pytorch/step.py [--threads N] [--rounds N] [--json]
+    /usr/bin/python3 bench/pytorch/step.py [--threads N] [--rounds N] [--sambalm PROGRAM] [--json]
 
 Forward, backward and AdamW over one sequence of 1024 tokens, in float32 and under bfloat16 autocast,
 in the forms below. All of them compute the same function of the same parameters: loss and gradient
 norm are compared before anything is timed. The forms take turns, and the median of the rounds counts.
+With --sambalm the program trains the same shape (bench/samba-20m.json) in turns with them.
 
 Scan: `loop`, one token after the other as autograd records it; `chunked`, 32 chunks side by side, then
 what each carries into the next; `blocked`, a hand-written backward that recomputes states in blocks
@@ -18,6 +19,7 @@ import json
 import math
 import os
 import statistics
+import subprocess
 import time
 
 for name in [name for name in os.environ if name.startswith("OPENBLAS_")]:
@@ -295,27 +297,43 @@ class Comparison:
         return time.perf_counter() - start
 
 
-def measure(rounds):
-    """Median seconds per step of each case, and the number of parameters."""
+def sambalm_seconds(program, dtype, threads):
+    """Seconds that a step takes there, the second of two: the first one warms up."""
+    config = os.path.join(os.path.dirname(__file__), "..", "samba-20m.json")
+    result = subprocess.run(
+        [program, "bench", config, "--train", "--prompt", str(TOKENS), "--dtype", dtype,
+         "--threads", str(threads), "--rounds", "2", "--json", "-", "--quiet"],
+        check=True, stdout=subprocess.PIPE)
+    return json.loads(result.stdout)[0]["seconds"]
+
+
+def measure(rounds, program, threads):
+    """Median seconds per step of each case and of sambalm in each dtype; number of parameters."""
     comparison = Comparison()
     comparison.check()  # warms up too
     taken = {case: [] for case in CASES}
+    ours = {dtype: [] for dtype in ("f32", "bf16")}
     for _ in range(rounds):
         for case in CASES:
             taken[case].append(comparison.seconds(case))
+        if program:
+            for dtype, times in ours.items():
+                times.append(sambalm_seconds(program, dtype, threads))
     parameters = sum(p.numel() for p in comparison.model.parameters())
-    return {case: statistics.median(times) for case, times in taken.items()}, parameters
+    return ({case: statistics.median(times) for case, times in taken.items()},
+            {dtype: statistics.median(times) for dtype, times in ours.items() if times}, parameters)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sambalm", metavar="PROGRAM", help="also time this program")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)  # it starts with one
 
-    seconds, parameters = measure(options.rounds)
+    seconds, ours, parameters = measure(options.rounds, options.sambalm, options.threads)
     fastest = {dtype: min((case for case in CASES if case[0] == dtype), key=seconds.get)
                for dtype in ("f32", "bf16")}
     if options.json:
@@ -324,6 +342,7 @@ def main():
             "torch": torch.__version__, "blas": loaded_blas(), "threads": options.threads,
             "parameters": parameters, "tokens": TOKENS, "rounds": options.rounds,
             "steps": [dict(zip(names, case), seconds=seconds[case]) for case in CASES],
+            "sambalm": ours,
             "fastest": {dtype: seconds[case] for dtype, case in fastest.items()}}, indent=1))
         return
     print(f"PyTorch {torch.__version__}, {options.threads} threads,"
@@ -334,6 +353,9 @@ def main():
         mark = "  fastest" if case in fastest.values() else ""
         print("{:6} {:8} {:10}".format(*case),
               f"{seconds[case]:8.3f} {TOKENS / seconds[case]:9.0f}{mark}")
+    for dtype, time in ours.items():
+        print(f"{dtype:6} {'sambalm':19} {time:8.3f} {TOKENS / time:9.0f}"
+              f"  {seconds[fastest[dtype]] / time:.1f} times as fast")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <iostream>
-#include <limits>
 
 #include "cli/command.h"
 #include "cli/commands.h"
@@ -10,28 +7,24 @@
 #include "core/human.h"
 #include "core/profile.h"
 #include "core/table.h"
-#include "kernels/probe.h"
+#include "eval/speed.h"
 #include "model/folder.h"
-#include "train/optimizer.h"
 
 namespace samba {
 namespace {
 
 struct Options {
   Common common;
-  Index prompt = 512;
-  Index decode = 32;
-  Index sequences = 1;
+  SpeedOptions speed;
   bool train = false;
-  Index rounds = 3;
   bool profile = false;
 
   void fields(auto& f) {
-    f("prompt", prompt, "tokens of the prompt, or of a training sequence");
-    f("decode", decode, "tokens to generate after it");
-    f("sequences", sequences, "sequences at once");
+    f("prompt", speed.prompt, "tokens of the prompt, or of a training sequence");
+    f("decode", speed.decode, "tokens to generate after it");
+    f("sequences", speed.sequences, "sequences at once");
     f("train", train, "time training steps instead: forward, backward, clipping, AdamW");
-    f("rounds", rounds, "repetitions; the best counts");
+    f("rounds", speed.rounds, "repetitions; the best counts");
     f("profile", profile, "print the time spent in each kernel");
     common.fields(f);
   }
@@ -44,154 +37,29 @@ constexpr const char* kUsage =
     "does in the same minute: operations against its peak in registers, generated tokens against\n"
     "reading weights and state from memory. A preset gets random weights.";
 
-double timed(const auto& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-struct Row {
-  std::string job;
-  double tokens, seconds, share;
-  std::string of;
-};
-
-/// The same spans again and again over changing tokens.
-class Workload {
- public:
-  Workload(Model& model, const Options& options) : model_(model), options_(options) {
-    if (!options.train) model.pack();
-  }
-
-  std::vector<Row> run() {
-    if (options_.train) return {train()};
-    std::vector<Row> rows{prompt()};
-    if (options_.decode > 0) rows.push_back(decode());
-    return rows;
-  }
-
- private:
-  Matrix tokens(Index count) {
-    Matrix ids(model_.stream(), DType::i32, count, 1);
-    for (Index i = 0; i < count; ++i)
-      *ids.row<std::int32_t>(i) =
-          static_cast<std::int32_t>((++next_ * 7919) % model_.config().vocab);
-    return ids;
-  }
-
-  std::vector<Span> spans(Index length, Index position, bool slots) const {
-    std::vector<Span> all;
-    for (Index s = 0; s < options_.sequences; ++s)
-      all.push_back({s * length, length, position, slots ? s : -1});
-    return all;
-  }
-
-  /// One pass with the logits of every sequence's last token.
-  void step(States& states, Index length, Index position) {
-    const std::vector<Span> all = spans(length, position, true);
-    Pass pass{model_.stream(), batch_of(all), &states, false};
-    Matrix x(model_.stream(), model_.dtype(), pass.batch.tokens, model_.config().d_model);
-    Matrix last(model_.stream(), model_.dtype(), options_.sequences, model_.config().d_model);
-    Matrix logits(model_.stream(), exact_of(model_.dtype()), options_.sequences,
-                  model_.config().vocab);
-    model_.forward(pass, tokens(pass.batch.tokens), x);
-    for (Index s = 0; s < options_.sequences; ++s)
-      copy(last.view().block(s, 1), x.view().block((s + 1) * length - 1, 1));
-    model_.head(pass, last, logits);
-  }
-
-  Row prompt() {
-    States states = model_.make_states(options_.sequences, options_.prompt);
-    double best = std::numeric_limits<double>::infinity(), peak = 0;
-    for (Index round = 0; round < options_.rounds; ++round) {
-      peak = std::max(peak, probe_flops(model_.stream(), model_.dtype()));
-      best = std::min(best, timed([&] { step(states, options_.prompt, 0); }));
-    }
-    const double sequences = static_cast<double>(options_.sequences);
-    // The head runs for the last token of each sequence alone.
-    const double head = 2.0 * static_cast<double>(model_.config().vocab * model_.config().d_model);
-    const double flops = sequences * (model_.flops(0, options_.prompt) -
-                                      head * static_cast<double>(options_.prompt - 1));
-    return {"prompt of " + std::to_string(options_.prompt),
-            sequences * static_cast<double>(options_.prompt), best, flops / best / peak,
-            "peak " + human_count(peak) + " FLOP/s"};
-  }
-
-  Row decode() {
-    const Index context = options_.prompt + options_.decode * options_.rounds;
-    States states = model_.make_states(options_.sequences, context);
-    step(states, options_.prompt, 0);
-    double best = std::numeric_limits<double>::infinity(), bandwidth = 0;
-    Index position = options_.prompt;
-    // Bandwidth changes from one second to the next: the round that counts has its own.
-    double before = probe_read(model_.stream());
-    for (Index round = 0; round < options_.rounds; ++round) {
-      const double time = timed([&] {
-        for (Index i = 0; i < options_.decode; ++i) step(states, 1, position++);
-      });
-      const double after = probe_read(model_.stream());
-      if (time < best) best = time, bandwidth = std::max(before, after);
-      before = after;
-    }
-    double bytes = 0;
-    for (const Parameter& p : model_.parameters())
-      bytes += static_cast<double>(p.packed.empty()
-                                       ? (p.name == "embedding.weight" ? 0 : p.value.bytes())
-                                       : p.packed.bytes());
-    bytes += static_cast<double>(options_.sequences * model_.state_bytes(options_.prompt));
-    const double tokens = static_cast<double>(options_.decode);
-    return {"one token at a time", tokens * static_cast<double>(options_.sequences), best,
-            bytes * tokens / best / bandwidth, "read " + human_bytes(bandwidth) + "/s"};
-  }
-
-  Row train() {
-    const Index length = options_.prompt;
-    double best = std::numeric_limits<double>::infinity(), peak = 0;
-    const std::vector<Span> all = spans(length, 0, false);
-    Optimizer optimizer(model_, {});
-    for (Index round = 0; round < options_.rounds; ++round) {
-      peak = std::max(peak, gemm_flops(model_.stream(), model_.dtype()));
-      Pass pass{model_.stream(), batch_of(all), nullptr, true};
-      const Matrix ids = tokens(pass.batch.tokens), targets = tokens(pass.batch.tokens);
-      best = std::min(best, timed([&] {
-                        model_.zero_gradients();
-                        const double scale = 1 / static_cast<double>(pass.batch.tokens);
-                        model_.loss_and_gradient(pass, ids, targets, scale);
-                        optimizer.step(1e-4, 1, optimizer.gradient_norm(), round + 1);
-                      }));
-    }
-    const double sequences = static_cast<double>(options_.sequences);
-    return {"training step of " + std::to_string(length), sequences * static_cast<double>(length),
-            best, 3 * sequences * model_.flops(0, length) / best / peak,
-            "GEMM " + human_count(peak) + " FLOP/s"};
-  }
-
-  Model& model_;
-  const Options& options_;
-  Index next_ = 0;
-};
-
 }  // namespace
 
 int run_bench(const std::vector<std::string>& all) {
   Options options;
   std::vector<std::string> words = all;
   if (!parse(options, words, kUsage, 1, 1)) return 0;
-  expect_size("bench", "prompt", options.prompt);
-  expect_size("bench", "sequences", options.sequences);
-  expect_size("bench", "rounds", options.rounds);
-  if (options.decode != 0) expect_size("bench", "decode", options.decode);
+  expect_size("bench", "prompt", options.speed.prompt);
+  expect_size("bench", "sequences", options.speed.sequences);
+  expect_size("bench", "rounds", options.speed.rounds);
+  if (options.speed.decode != 0) expect_size("bench", "decode", options.speed.decode);
   Stream stream = options.common.stream();
   const ModelSource source = open_model(words[0]);
   const auto model = load_model(source, stream, options.common.element_type(), options.train,
                                 static_cast<std::uint64_t>(options.common.seed));
-  Workload workload(*model, options);
+  if (!options.train) model->pack();
   Profile::clear();
-  const std::vector<Row> rows = workload.run();
+  const std::vector<Speed> rows = options.train
+                                      ? std::vector<Speed>{training_speed(*model, options.speed)}
+                                      : inference_speed(*model, options.speed);
 
   Table table({"job", "tokens/s", "time", "share", "of"});
   Json results = Json::array();
-  for (const Row& row : rows) {
+  for (const Speed& row : rows) {
     char rate[32], share[32];
     std::snprintf(rate, sizeof(rate), "%.1f", row.tokens / row.seconds);
     std::snprintf(share, sizeof(share), "%.0f%%", 100 * row.share);
