@@ -145,9 +145,9 @@ void add(const Case& c) {
 }
 
 const bool kRegistered = [] {
-  for (const Tier tier : {Tier::avx512, Tier::avx2})
+  for (const Tier tier : {Tier::avx512bf16, Tier::avx512, Tier::avx2})
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      if (tier > best_tier()) continue;
+      if (!machine_has(tier)) continue;
       for (const Kind kind : {Kind::forward, Kind::backward}) {
         add({kind, tier, dtype, {6, 6, 64}, 1024, 512});
         add({kind, tier, dtype, {12, 12, 128}, 4096, 2048});

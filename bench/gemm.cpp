@@ -206,9 +206,9 @@ void add(const Case& c) {
 }
 
 const bool kRegistered = [] {
-  for (const Tier tier : {Tier::avx512, Tier::avx2})
+  for (const Tier tier : {Tier::avx512bf16, Tier::avx512, Tier::avx2})
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      if (tier > best_tier()) continue;
+      if (!machine_has(tier)) continue;
       for (const auto& [outputs, inputs] :
            {std::pair<Index, Index>{4096, 4096}, {1536, 4096}, {32000, 1536}})
         for (const Index rows : {1, 4, 8, 16, 512, 4096})

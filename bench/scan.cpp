@@ -176,9 +176,9 @@ const bool kRegistered = [] {
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
   };
-  for (const Tier tier : {Tier::avx512, Tier::avx2, Tier::plain})
+  for (const Tier tier : {Tier::avx512bf16, Tier::avx512, Tier::avx2, Tier::plain})
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      if (tier > best_tier()) continue;
+      if (!machine_has(tier)) continue;
       for (const Kind kind : {Kind::scan, Kind::scan_backward, Kind::conv, Kind::conv_backward})
         for (const Index channels : {768, 2048, 3072}) add({kind, tier, dtype, 1, 1024, channels});
       for (const Kind kind : {Kind::scan, Kind::conv}) {

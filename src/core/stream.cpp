@@ -30,25 +30,41 @@ const char* name_of(Tier tier) {
     case Tier::plain: return "plain";
     case Tier::avx2: return "avx2";
     case Tier::avx512: return "avx512";
+    case Tier::avx512bf16: return "avx512bf16";
   }
   return "?";
 }
 
 Tier tier_of(const std::string& name) {
-  for (const Tier tier : {Tier::plain, Tier::avx2, Tier::avx512})
+  for (const Tier tier : kTiers)
     if (name == name_of(tier)) return tier;
-  fail("tier: found \"", name, "\"; expected plain, avx2 or avx512");
+  fail("tier: found \"", name, "\"; expected plain, avx2, avx512 or avx512bf16");
+}
+
+bool machine_has(Tier tier) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512vnni") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  switch (tier) {
+    case Tier::plain: return true;
+    case Tier::avx2: return avx2;
+    case Tier::avx512: return avx512;
+    case Tier::avx512bf16: return avx512 && __builtin_cpu_supports("avx512bf16");
+  }
+#endif
+  return tier == Tier::plain;
 }
 
 Tier best_tier() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    return Tier::avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Tier::avx2;
+  if (machine_has(Tier::avx512bf16) && !__builtin_cpu_is("intel")) return Tier::avx512bf16;
 #endif
+  for (const Tier tier : {Tier::avx512, Tier::avx2})
+    if (machine_has(tier)) return tier;
   return Tier::plain;
 }
 
@@ -96,7 +112,7 @@ CpuStream::CpuStream(int threads, Tier tier)
     : tier_(tier),
       threads_(threads > 0 ? threads : usable_cores()),
       pool_(std::make_shared<Pool>()) {
-  if (tier > best_tier())
+  if (!machine_has(tier))
     fail("tier: ", name_of(tier), " was asked for; this machine's best is ", name_of(best_tier()));
 }
 

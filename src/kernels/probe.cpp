@@ -170,7 +170,8 @@ int vector_bytes(Tier tier) {
   switch (tier) {
     case Tier::plain: return 16;
     case Tier::avx2: return 32;
-    case Tier::avx512: return 64;
+    case Tier::avx512:
+    case Tier::avx512bf16: return 64;
   }
   return 0;
 }
@@ -180,7 +181,8 @@ F* of_tier(const Stream& stream, F* plain, F* avx2, F* avx512) {
   switch (stream.tier()) {
     case Tier::plain: return plain;
     case Tier::avx2: return avx2;
-    case Tier::avx512: return avx512;
+    case Tier::avx512:
+    case Tier::avx512bf16: return avx512;
   }
   return plain;
 }
@@ -194,7 +196,7 @@ double probe_f32(const Stream& stream) {
 
 double probe_bf16(const Stream& stream) {
 #if defined(__x86_64__)
-  if (stream.tier() == Tier::avx512)
+  if (stream.tier() == Tier::avx512bf16)
     return rounds_per_second(stream, multiply_pairs) * kChains * 64;
 #endif
   return probe_f32(stream);

@@ -18,6 +18,7 @@ void run(CpuStream& stream, const Op& op) {
   const Tier tier = op.dtype() == DType::f64 ? Tier::plain : stream.tier();
   switch (tier) {
 #if defined(__x86_64__)
+    case Tier::avx512bf16: return run_on<Tier::avx512bf16>(stream, op);
     case Tier::avx512: return run_on<Tier::avx512>(stream, op);
     case Tier::avx2: return run_on<Tier::avx2>(stream, op);
 #endif

@@ -15,8 +15,8 @@ constexpr std::byte kGuardByte{0xa5};
 
 std::vector<Target> targets() {
   std::vector<Target> all{{Tier::plain, DType::f64}};
-  for (const Tier tier : {Tier::plain, Tier::avx2, Tier::avx512})
-    if (tier <= best_tier())
+  for (const Tier tier : kTiers)
+    if (machine_has(tier))
       for (const DType dtype : {DType::f32, DType::bf16}) all.push_back({tier, dtype});
   return all;
 }

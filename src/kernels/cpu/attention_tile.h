@@ -25,10 +25,10 @@
 namespace samba {
 namespace {
 
-constexpr Index kVectorBytes = kTier == Tier::avx512 ? 64 : kTier == Tier::avx2 ? 32 : 16;
+constexpr Index kVectorBytes = kTier >= Tier::avx512 ? 64 : kTier == Tier::avx2 ? 32 : 16;
 // Rows x vectors of sums that fit the registers beside their operands: for vectors of lanes, and
 // for vectors of head columns, of which there are mostly a power of two.
-constexpr int kTileRows = kTier == Tier::avx512 ? 8 : 4;
+constexpr int kTileRows = kTier >= Tier::avx512 ? 8 : 4;
 constexpr int kTileVectors = kTier == Tier::plain ? 2 : 3;
 constexpr int kWideVectors = kTier == Tier::avx2 ? 3 : 2;
 /// Keys of a block.

@@ -13,7 +13,7 @@
 namespace samba {
 namespace {
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 constexpr Index kRows = 14;     // rows of a tile: 14 x 2 registers of sums, of 32
 constexpr Index kPairRows = 6;  // up to here a tile meets two panels at once, to have enough sums
 constexpr Index kDepth = 384;   // units of k in a block: a tile of a fits L1, a panel of b streams

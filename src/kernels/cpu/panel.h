@@ -67,7 +67,7 @@ constexpr Index units_of(Index depth) {
   return (depth + Units<T>::kElements - 1) / Units<T>::kElements;
 }
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 
 [[gnu::always_inline]] inline void transpose(Lanes<float> (&x)[16]) {
   __m512 t[16];

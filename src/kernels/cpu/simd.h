@@ -26,7 +26,7 @@ namespace {
 template <class T>
 struct Lanes;
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 
 /// The first `count` of n bits; none where count is negative, all where it is n or more.
 [[gnu::always_inline]] inline std::uint32_t first_bits(Index count, Index n) {
@@ -64,7 +64,18 @@ struct Lanes<float> {
   static Lanes widen(__m256i x) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16))};
   }
-  __m256i rounded() const { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
+  __m256i rounded() const {
+#if defined(__AVX512BF16__)
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
+#else
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i near = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i high = _mm512_mask_or_epi32(near, is_nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(high, 16));
+#endif
+  }
 };
 
 #elif defined(__AVX2__)
