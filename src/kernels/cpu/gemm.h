@@ -27,13 +27,13 @@ constexpr Index kPairRows = 2;
 constexpr Index kDepth = 256;
 #endif
 
-constexpr Index kGroupWidth = 128;  // columns of a task: its block of b fills a part of L2,
-constexpr Index kTaskRows = 512;    // and so do the waiting sums of these rows
-constexpr Index kSlabRows = 1024;   // rows of a packed at a time
-constexpr Index kPrefetch = 12;     // units of k that memory is asked for ahead,
-constexpr Index kPrefetchRow = 32;  // and where a single row meets the weight at memory's pace
-constexpr Index kPackedLines = 4;   // units of k packed at a time where they lie far apart
-constexpr Index kGrain = 1 << 17;   // multiplications that are worth a thread
+constexpr Index kGroupWidth = 128;    // columns of a task: its block of b fills a part of L2,
+constexpr Index kTaskRows = 512;      // and so do the waiting sums of these rows
+constexpr Index kSlabRows = 1024;     // rows of a packed at a time
+constexpr Index kPrefetch = 12;       // units of k that memory is asked for ahead,
+constexpr Index kRowPrefetch = 4096;  // and bytes where a row meets the weight at memory's pace
+constexpr Index kPackedLines = 4;     // units of k packed at a time where they lie far apart
+constexpr Index kGrain = 1 << 17;     // multiplications that are worth a thread
 
 /// Columns of a panel.
 template <class T>
@@ -57,7 +57,8 @@ template <class T, int kR, int kP, class B>
   using Lane = typename Units<T>::Lane;
   constexpr Index kLanes = Lane::kCount;
   constexpr int kV = 2 * kP;
-  constexpr Index kAhead = kR == 1 ? kPrefetchRow : kPrefetch;
+  constexpr Index kUnitBytes = kWidth<T> * static_cast<Index>(sizeof(B));
+  constexpr Index kAhead = kR == 1 ? kRowPrefetch / kUnitBytes : kPrefetch;
   Lane sums[kR][kV];
 #pragma GCC unroll 16
   for (int r = 0; r < kR; ++r)
@@ -145,6 +146,8 @@ class Gemm {
   /// Rows are shared out evenly: no tile is much smaller than the others.
   Index first_row(Index tile) const { return slab_rows_ * tile / tiles_; }
   Index units() const { return units_of<T>(product_.depth); }
+  /// A single row asks nothing of the caches: it reads its panels end to end.
+  bool streams() const { return product_.panels != nullptr && slab_rows_ == 1; }
 
   void run_slab(CpuStream& stream) {
     const Index depth = std::max<Index>(product_.depth, 1);
@@ -156,9 +159,11 @@ class Gemm {
     parallel_ranges(stream, tiles_, std::max<Index>(1, kGrain / (kRows * depth)),
                     [&](Index first, Index last) { pack_rows(first, last); });
 
-    // As many groups of columns as threads, or a multiple: none has to wait for another.
+    // As many groups of columns as threads, or a multiple: none has to wait for another. What
+    // streams has few, since each begins with a wait for memory.
     const Index groups = (product_.y.cols + kGroupWidth - 1) / kGroupWidth;
-    groups_ = std::min(panels_, (groups + threads - 1) / threads * threads);
+    const Index multiple = streams() ? 4 : (groups + threads - 1) / threads;
+    groups_ = std::min(panels_, multiple * threads);
     const Index blocks = (slab_rows_ + kTaskRows - 1) / kTaskRows;
     blocks_ = std::min(tiles_, std::max(blocks, (threads + groups_ - 1) / groups_));
     const Index columns = (panels_ + groups_ - 1) / groups_ * kWidth<T>;
@@ -203,10 +208,8 @@ class Gemm {
     Sum* columns = scratch + (t.last_panel - t.first_panel) * kWidth<T> * rows;
     // Panels of narrower numbers are widened once where several tiles meet them.
     const bool direct = std::is_same_v<Packed<T>, Sum> || t.last_tile - t.first_tile == 1;
-    // A single row asks nothing of the caches: it reads a panel after the other, end to end.
-    const bool streams = product_.panels != nullptr && slab_rows_ == 1;
     do {
-      t.units = std::min(units() - t.unit, streams ? units() : kDepth);
+      t.units = std::min(units() - t.unit, streams() ? units() : kDepth);
       if (product_.panels != nullptr && direct) {
         const Index size = panel_size<T>(product_.depth);
         multiply_block(t, product_.panels + t.first_panel * size + t.unit * kWidth<T>, size);
@@ -240,14 +243,14 @@ class Gemm {
     for (Index tile = t.first_tile; tile < t.last_tile; ++tile) {
       const Index first = first_row(tile), rows = first_row(tile + 1) - first;
       const Sum* a = packed_rows_ + first * units() + t.unit * rows;
-      const Index together = slab_rows_ > 1 && rows <= kPairRows ? 2 : 1;
+      const Index together = rows <= kPairRows ? 2 : 1;
       for (Index p = t.first_panel; p < t.last_panel; p += together) {
         const Index panels = std::min(together, t.last_panel - p);
         const B* b = block + (p - t.first_panel) * panel;
         if (t.unit == 0) begin_sums(sums, slab_ + first, rows, p, panels);
         multiply_tile<T>(rows, panels, t.units, a, b, panel, sums);
         if (t.unit + t.units == units()) end_sums(sums, slab_ + first, rows, p, panels);
-        sums += panels * rows * kWidth<T>;
+        if (t.units < units()) sums += panels * rows * kWidth<T>;
       }
     }
   }

@@ -77,12 +77,13 @@ alignas(64) constexpr float kExp2Table[32] = {
     1.5759809f, 1.6104903f, 1.6457555f,  1.6817929f, 1.7186193f, 1.7562522f, 1.7947091f,
     1.834008f,  1.8741677f, 1.9152066f,  1.9571441f};
 
-/// 2^x; error below 2.2e-7, infinity and 0 where the result is out of range.
+/// 2^x for |x| < 1e26; error below 2.2e-7, infinity and 0 where the result is out of range.
 [[gnu::always_inline]] inline Lanes<float> exp2(Lanes<float> x) {
-  constexpr int kToThirtySeconds = 5 << 4;
-  const __m512 n = _mm512_roundscale_ps(x.v, kToThirtySeconds);
+  const __m512 magic = _mm512_set1_ps(393216.0f);
+  const __m512 shifted = x.v + magic;
+  const __m512 n = shifted - magic;
   const __m512 r = x.v - n;
-  const __m512i j = _mm512_castps_si512(n + _mm512_set1_ps(393216.0f));
+  const __m512i j = _mm512_castps_si512(shifted);
   const __m512 middle =
       _mm512_permutex2var_ps(_mm512_load_ps(kExp2Table), j, _mm512_load_ps(kExp2Table + 16));
   const __m512 slope = _mm512_set1_ps(0.24022649f) * r + _mm512_set1_ps(0.6931573f);
