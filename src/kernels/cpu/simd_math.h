@@ -77,7 +77,7 @@ alignas(64) constexpr float kExp2Table[32] = {
     1.5759809f, 1.6104903f, 1.6457555f,  1.6817929f, 1.7186193f, 1.7562522f, 1.7947091f,
     1.834008f,  1.8741677f, 1.9152066f,  1.9571441f};
 
-/// 2^x for |x| < 1e26; error below 2.2e-7, infinity and 0 where the result is out of range.
+/// 2^x for |x| < 1e26; error below 1.7e-7, infinity and 0 where the result is out of range.
 [[gnu::always_inline]] inline Lanes<float> exp2(Lanes<float> x) {
   const __m512 magic = _mm512_set1_ps(393216.0f);
   const __m512 shifted = x.v + magic;
@@ -87,8 +87,8 @@ alignas(64) constexpr float kExp2Table[32] = {
   const __m512 middle =
       _mm512_permutex2var_ps(_mm512_load_ps(kExp2Table), j, _mm512_load_ps(kExp2Table + 16));
   const __m512 slope = _mm512_set1_ps(0.24022649f) * r + _mm512_set1_ps(0.6931573f);
-  const __m512 last = slope * r + _mm512_set1_ps(1.0f);
-  return {_mm512_scalef_ps(last * middle, n)};
+  // 2^r - 1 is small: its product is rounded far below the sum's last digit.
+  return {_mm512_scalef_ps(middle * (slope * r) + middle, n)};
 }
 
 #else
@@ -127,16 +127,16 @@ alignas(32) constexpr std::uint32_t kExp2Table[8] = {0x3f800000,
   return exp2(x * Lanes<float>::all(1.44269504f));
 }
 
-/// log(1 + x) for x in [0, 1]; error below 3e-7.
+/// log(1 + x) for x in [0, 1]; error below 2e-7.
 [[gnu::always_inline]] inline Lanes<float> log1p(Lanes<float> x) {
   const auto all = [](float value) { return Lanes<float>::all(value); };
   // Pairs of coefficients, then pairs of pairs: a chain would take its length in latencies.
   const auto line = [&](float at_0, float at_1) { return all(at_1) * x + all(at_0); };
   const auto x2 = x * x, x4 = x2 * x2;
-  const auto low = line(0.33321324f, -0.24857163f) * x2 + line(1.0f, -0.49999648f);
+  const auto low = line(0.33321324f, -0.24857163f) * x2 + all(-0.49999648f) * x;
   const auto high = line(0.07920454f, -0.030065792f) * x2 + line(0.19153655f, -0.13753803f);
   const auto p = (all(0.0053648246f) * x4 + high) * x4 + low;
-  return p * x;
+  return p * x + x;
 }
 
 /// 1 / x for x from 1 to 2^126; error below 2e-7.
