@@ -5,8 +5,9 @@
 
 Forward, backward and AdamW over one sequence of 1024 tokens, in float32 and under bfloat16 autocast,
 in the forms below. All of them compute the same function of the same parameters: loss and gradient
-norm are compared before anything is timed. The forms take turns, and the median of the rounds counts.
-With --sambalm the program trains the same shape (bench/samba-20m.json) in turns with them.
+norm are compared before anything is timed. The forms take turns; the best and the median of the rounds
+are printed, since other programs on the machine only ever slow a step down. With --sambalm the program
+trains the same shape (bench/samba-20m.json) in turns with them.
 
 Scan: `loop`, one token after the other as autograd records it; `chunked`, 32 chunks side by side, then
 what each carries into the next; `blocked`, a hand-written backward that recomputes states in blocks
@@ -308,7 +309,7 @@ def sambalm_seconds(program, dtype, threads):
 
 
 def measure(rounds, program, threads):
-    """Median seconds per step of each case and of sambalm in each dtype; number of parameters."""
+    """Seconds of each round's step, by case and, for sambalm, by dtype; number of parameters."""
     comparison = Comparison()
     comparison.check()  # warms up too
     taken = {case: [] for case in CASES}
@@ -320,8 +321,7 @@ def measure(rounds, program, threads):
             for dtype, times in ours.items():
                 times.append(sambalm_seconds(program, dtype, threads))
     parameters = sum(p.numel() for p in comparison.model.parameters())
-    return ({case: statistics.median(times) for case, times in taken.items()},
-            {dtype: statistics.median(times) for dtype, times in ours.items() if times}, parameters)
+    return taken, {dtype: times for dtype, times in ours.items() if times}, parameters
 
 
 def main():
@@ -333,29 +333,39 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)  # it starts with one
 
-    seconds, ours, parameters = measure(options.rounds, options.sambalm, options.threads)
-    fastest = {dtype: min((case for case in CASES if case[0] == dtype), key=seconds.get)
-               for dtype in ("f32", "bf16")}
+    taken, ours, parameters = measure(options.rounds, options.sambalm, options.threads)
+    statistic = {"best": min, "median": statistics.median}
+    seconds = {name: {case: of(times) for case, times in taken.items()}
+               for name, of in statistic.items()}
+    own = {name: {dtype: of(times) for dtype, times in ours.items()}
+           for name, of in statistic.items()}
+    # The strongest opponent by either measure.
+    fastest = {name: {dtype: min((case for case in CASES if case[0] == dtype), key=times.get)
+                      for dtype in ("f32", "bf16")} for name, times in seconds.items()}
     if options.json:
         names = ("dtype", "scan", "attention")
         print(json.dumps({
             "torch": torch.__version__, "blas": loaded_blas(), "threads": options.threads,
             "parameters": parameters, "tokens": TOKENS, "rounds": options.rounds,
-            "steps": [dict(zip(names, case), seconds=seconds[case]) for case in CASES],
-            "sambalm": ours,
-            "fastest": {dtype: seconds[case] for dtype, case in fastest.items()}}, indent=1))
+            "steps": [dict(zip(names, case), seconds=times) for case, times in taken.items()],
+            "sambalm": ours}, indent=1))
         return
     print(f"PyTorch {torch.__version__}, {options.threads} threads,"
-          f" {parameters:,} parameters, {TOKENS} tokens a step")
+          f" {parameters:,} parameters, {TOKENS} tokens a step, {options.rounds} rounds")
     print(f"BLAS: {loaded_blas()}\n")
-    print(f"{'dtype':6} {'scan':8} {'attention':10} {'s/step':>8} {'tokens/s':>9}")
+    print(f"{'':6} {'':19} {'best':>15} {'':9} {'median':>6}")
+    print(f"{'dtype':6} {'scan':8} {'attention':10}" + f" {'s/step':>8} {'tokens/s':>9}" * 2)
+
+    def row(times):
+        return "".join(f" {time:8.3f} {TOKENS / time:9.0f}" for time in times)
+
     for case in CASES:
-        mark = "  fastest" if case in fastest.values() else ""
-        print("{:6} {:8} {:10}".format(*case),
-              f"{seconds[case]:8.3f} {TOKENS / seconds[case]:9.0f}{mark}")
-    for dtype, time in ours.items():
-        print(f"{dtype:6} {'sambalm':19} {time:8.3f} {TOKENS / time:9.0f}"
-              f"  {seconds[fastest[dtype]] / time:.1f} times as fast")
+        mark = "  fastest" if case in (names[case[0]] for names in fastest.values()) else ""
+        print("{:6} {:8} {:10}".format(*case) + row(seconds[name][case] for name in statistic) + mark)
+    for dtype in ours:
+        ratios = {name: seconds[name][fastest[name][dtype]] / own[name][dtype] for name in statistic}
+        print(f"{dtype:6} {'sambalm':19}" + row(own[name][dtype] for name in statistic) +
+              "  {best:.1f} (median {median:.1f}) times as fast".format(**ratios))
 
 
 if __name__ == "__main__":
