@@ -49,6 +49,29 @@ Index panel_size(Index depth) {
 template <class T>
 using Packed = std::conditional_t<Units<T>::kElements == 2, float, T>;
 
+/// Where column i of a panel stands in each of its rows. Columns of bf16 that are widened stand in
+/// pairs, so that a register holds the two registers' worth of a row.
+template <class T>
+constexpr Index packed_place(Index i) {
+  constexpr Index kHalf = kWidth<T> / 2;
+  if constexpr (std::is_same_v<Packed<T>, Bf16>)
+    return i < kHalf ? 2 * i : 2 * (i - kHalf) + 1;
+  else
+    return i;
+}
+
+/// The two registers of a row of a panel.
+template <class T, class B>
+[[gnu::always_inline]] inline void load_row(const B* row, typename Units<T>::Lane* factors) {
+  using Lane = typename Units<T>::Lane;
+  if constexpr (std::is_same_v<B, Bf16>) {
+    Lane::load_pairs(row, factors[0], factors[1]);
+  } else {
+    factors[0] = Lane::load(row);
+    factors[1] = Lane::load(row + Lane::kCount);
+  }
+}
+
 /// c += a bᵀ for a tile of kR rows and kP panels of b that lie `panel` numbers apart; c holds
 /// [kP][kR][kWidth].
 template <class T, int kR, int kP, class B>
@@ -73,8 +96,8 @@ template <class T, int kR, int kP, class B>
 #pragma GCC unroll 2
       for (Index i = 0; i < kWidth<T>; i += 64 / static_cast<Index>(sizeof(B)))
         __builtin_prefetch(b + kAhead * kWidth<T> + p * panel + i);
-#pragma GCC unroll 4
-    for (int v = 0; v < kV; ++v) factors[v] = Lane::load(b + (v / 2) * panel + (v % 2) * kLanes);
+#pragma GCC unroll 2
+    for (int p = 0; p < kP; ++p) load_row<T>(b + p * panel, factors + 2 * p);
 #pragma GCC unroll 16
     for (int r = 0; r < kR; ++r) {
       const Lane factor = Lane::all(a[r]);
@@ -228,8 +251,12 @@ class Gemm {
       if (product_.panels != nullptr) {
         const Packed<T>* from =
             product_.panels + p * panel_size<T>(product_.depth) + t.unit * kWidth<T>;
-        for (Index i = 0; i < t.units * kWidth<T>; i += Lane::kCount)
-          Lane::load(from + i).store(to + i);
+        for (Index i = 0; i < t.units * kWidth<T>; i += kWidth<T>) {
+          Lane row[2];
+          load_row<T>(from + i, row);
+          row[0].store(to + i);
+          row[1].store(to + i + Lane::kCount);
+        }
       } else {
         const Index first = p * kWidth<T>, count = std::min(kWidth<T>, product_.y.cols - first);
         pack_panel(to, kWidth<T>, product_.b.from(first, first_k), count, count_k);

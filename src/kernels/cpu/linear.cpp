@@ -26,7 +26,8 @@ void pack_weight(const op::PackLinear& op, Index first, Index last) {
     } else {
       for (Index k = 0; k < size / kWidth; ++k)
         for (Index i = 0; i < kWidth; ++i)
-          panel[k * kWidth + i] = i < count && k < inputs ? op.w.row<T>(row + i)[k] : T();
+          panel[k * kWidth + packed_place<T>(i)] =
+              i < count && k < inputs ? op.w.row<T>(row + i)[k] : T();
     }
   }
 }

@@ -43,6 +43,12 @@ struct Lanes<float> {
   static Lanes load(const Bf16* p) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  /// Takes the even and the odd ones of 2 kCount numbers apart, at less cost than two loads.
+  static void load_pairs(const Bf16* p, Lanes& even, Lanes& odd) {
+    const __m512i both = _mm512_loadu_si512(p);
+    even = {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16))};
+    odd = {_mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-0x10000)))};
+  }
   static Lanes load_first(const float* p, Index count) {
     return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(first_bits(count, 16)), p)};
   }
@@ -90,6 +96,11 @@ struct Lanes<float> {
   static Lanes load(const Bf16* p) {
     const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16))};
+  }
+  static void load_pairs(const Bf16* p, Lanes& even, Lanes& odd) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    even = {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16))};
+    odd = {_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(-0x10000)))};
   }
   static Lanes load_first(const float* p, Index count) {
     return {_mm256_maskload_ps(p, first(count))};
@@ -140,6 +151,14 @@ struct Lanes {
   template <class From>
   static Lanes load(const From* p) {
     return load_first(p, kCount);
+  }
+  static void load_pairs(const Bf16* p, Lanes& even, Lanes& odd) {
+    Lanes first{}, second{};
+    for (Index i = 0; i < kCount; ++i) {
+      first.v[i] = static_cast<T>(p[2 * i]);
+      second.v[i] = static_cast<T>(p[2 * i + 1]);
+    }
+    even = first, odd = second;
   }
   template <class From>
   static Lanes load_first(const From* p, Index count) {
