@@ -7,6 +7,8 @@
 #include "core/error.h"
 #include "core/files.h"
 
+template class nlohmann::basic_json<nlohmann::ordered_map>;
+
 namespace samba {
 namespace {
 

@@ -4,6 +4,9 @@
 #include <string>
 #include <string_view>
 
+// Compiled once, in json.cpp: these are most of what a file that includes this would compile.
+extern template class nlohmann::basic_json<nlohmann::ordered_map>;
+
 namespace samba {
 
 /// Keeps the order of keys, so that files read as they were written.

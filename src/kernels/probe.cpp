@@ -23,6 +23,7 @@ namespace {
 // Short runs: on a busy machine some of them pass without an interruption.
 constexpr int kRuns = 25;
 constexpr double kSecondsPerRun = 0.002;
+constexpr double kMostSeconds = 0.3;  // on a slow machine fewer runs must do
 constexpr int kChains = 12;  // independent results in flight: more than latency times units
 
 template <class T, int kBytes>
@@ -236,12 +237,14 @@ double gemm_flops(Stream& stream, DType dtype) {
       y(stream, dtype, kSize, kSize);
   fill(x, 0.5);
   fill(w, 0.25);
-  double best = 1e9;
-  for (int i = 0; i < kRuns; ++i) {
+  double best = 1e9, spent = 0;
+  for (int i = 0; i < kRuns && spent < kMostSeconds; ++i) {
     const auto start = std::chrono::steady_clock::now();
     run(stream, op::Linear{.y = y, .x = x, .w = w});
-    best = std::min(
-        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    const double took =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = std::min(best, took);
+    spent += took;
   }
   return 2.0 * kSize * kSize * kSize / best;
 }

@@ -4,15 +4,13 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "core/error.h"
+#include "core/json.h"
 
 namespace samba {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr std::size_t kLongestHeader = 100'000'000;
 constexpr std::size_t kLengthBytes = 8;

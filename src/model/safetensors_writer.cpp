@@ -1,9 +1,9 @@
-#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/json.h"
 #include "model/safetensors.h"
 
 namespace samba {
@@ -47,8 +47,8 @@ void put_values(StoredType type, ConstView values, const SafetensorsWriter::Put&
 
 std::string json_text(const std::string& text) {
   try {
-    return nlohmann::json(text).dump();
-  } catch (const nlohmann::json::exception&) {
+    return Json(text).dump();
+  } catch (const Json::exception&) {
     fail("safetensors: found ", in_quotes(text), "; expected UTF-8");
   }
 }

@@ -3,16 +3,14 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/json.h"
 
 namespace samba {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 std::string log_path(const std::string& folder) {
   return (std::filesystem::path(folder) / "log.jsonl").string();
