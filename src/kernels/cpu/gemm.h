@@ -32,7 +32,7 @@ constexpr Index kTaskRows = 512;      // and so do the waiting sums of these row
 constexpr Index kSlabRows = 1024;     // rows of a packed at a time
 constexpr Index kPrefetch = 12;       // units of k that memory is asked for ahead,
 constexpr Index kRowPrefetch = 4096;  // and bytes where a row meets the weight at memory's pace
-constexpr Index kPackedLines = 4;     // units of k packed at a time where they lie far apart
+constexpr Index kPackedLines = 16;    // units of k packed at a time where they lie far apart
 constexpr Index kGrain = 1 << 17;     // multiplications that are worth a thread
 
 /// Columns of a panel.
@@ -275,6 +275,12 @@ class Gemm {
         const Index panels = std::min(together, t.last_panel - p);
         const B* b = block + (p - t.first_panel) * panel;
         if (t.unit == 0) begin_sums(sums, slab_ + first, rows, p, panels);
+        if (t.unit == 0 && product_.add) {
+          if (p + together < t.last_panel)
+            ask_for_sums(tile, p + together);
+          else
+            ask_for_sums(tile + 1, t.first_panel);
+        }
         multiply_tile<T>(rows, panels, t.units, a, b, panel, sums);
         if (t.unit + t.units == units()) end_sums(sums, slab_ + first, rows, p, panels);
         if (t.units < units()) sums += panels * rows * kWidth<T>;
@@ -297,6 +303,14 @@ class Gemm {
       const Lane start = product_.add ? Lane::load_first(y.row<Sum>(r) + c, y.cols - c) : Lane{};
       start.store(to);
     });
+  }
+
+  /// Asks memory for what begin_sums will read, while another tile is multiplied.
+  void ask_for_sums(Index tile, Index p) const {
+    if (tile == tiles_) return;
+    for (Index r = slab_ + first_row(tile); r < slab_ + first_row(tile + 1); ++r)
+      for (Index i = 0; i < kWidth<T>; i += 64 / static_cast<Index>(sizeof(Sum)))
+        __builtin_prefetch(product_.y.template row<Sum>(r) + p * kWidth<T> + i, 1, 2);
   }
 
   void end_sums(Sum* sums, Index first, Index rows, Index p, Index panels) {

@@ -182,13 +182,16 @@ void pack_row(Exact<T>* to, const T* row, Index depth) {
 template <class T>
 void pack_across(Exact<T>* to, Index width, Operand<T> from, Index count, Index depth) {
   constexpr Index kElements = Units<T>::kElements;
+  constexpr Index kAhead = 16;  // rows that memory is asked for ahead
   const Index units = units_of<T>(depth);
-  for (Index i = 0; i < width; i += Units<T>::Lane::kCount)
-    for (Index u = 0; u < units; ++u) {
-      const T* row = from.data + u * kElements * from.stride + i;
-      const T* next = (u + 1) * kElements <= depth ? row + from.stride : nullptr;
-      store_units(Units<T>::across(row, next, count - i), to + u * width, width, i, units - u);
-    }
+  for (Index u = 0; u < units; ++u) {
+    const T* row = from.data + u * kElements * from.stride;
+    const T* next = (u + 1) * kElements <= depth ? row + from.stride : nullptr;
+    __builtin_prefetch(row + kAhead * from.stride, 0, 2);
+    for (Index i = 0; i < width; i += Units<T>::Lane::kCount)
+      store_units(Units<T>::across(row + i, next == nullptr ? next : next + i, count - i),
+                  to + u * width, width, i, units - u);
+  }
 }
 
 /// Writes a panel: `width` units of the first elements k of `count` i's, then those of the next.
