@@ -195,10 +195,10 @@ void run_case(benchmark::State& state, const Case& c) {
 }
 
 void add(const Case& c) {
-  // Half a second of ours, more or less, and at least three turns.
+  // Half a second of ours, more or less, and at least six turns.
   const auto bytes = static_cast<double>(c.inputs * c.outputs * size_of(c.dtype));
   const double guess = std::max(flops_of(c) / 3e11, bytes / 3e10);
-  const auto turns = static_cast<Index>(std::clamp(0.5 / guess, 3.0, 500.0));
+  const auto turns = static_cast<Index>(std::clamp(0.5 / guess, 6.0, 500.0));
   benchmark::RegisterBenchmark(name_of(c).c_str(), [c](benchmark::State& s) { run_case(s, c); })
       ->Iterations(turns)
       ->UseManualTime()

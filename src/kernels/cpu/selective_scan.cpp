@@ -5,45 +5,55 @@
 namespace samba {
 namespace {
 
+// Memory is read in long pieces of few rows, since the rows of a batch lie far apart: a tile is as
+// wide, and a block of tokens as short, as keeps what lies between the rows in the first cache.
+constexpr Index kWidest = 256;  // channels of a tile
+constexpr Index kBlock = 8;     // tokens
+static_assert(kChunk % kBlock == 0);
 constexpr Index kStatesInRegisters = 16;
 constexpr Index kStepChannels = 1024;  // of a task that moves one sequence by one token
 constexpr Index kGrainStates = 4096;   // of a task: handing one out costs as much as some hundred
 
-/// What a thread keeps of one tile and one chunk.
+/// A row of a tile.
+template <class R>
+using Row = R[kWidest];
+
+/// What a thread keeps of one tile and one block.
 template <class R>
 struct Scratch {
   Row<R>* a;      ///< [S] log2(e) A
   Row<R>* h;      ///< [S] the state
-  Row<R>* delta;  ///< [kChunk]
-  Row<R>* input;  ///< [kChunk] delta u
-  Row<R>* skip;   ///< [kChunk] d u; with what the states give, where they are not done at once
-  Row<R>* gate;   ///< [kChunk] silu(z), or 1
-  R* b;           ///< [kChunk, S]
-  R* c;           ///< [kChunk, S]
+  Row<R>* delta;  ///< [kBlock]
+  Row<R>* input;  ///< [kBlock] delta u
+  Row<R>* skip;   ///< [kBlock] d u; with what the states give, where they are not done at once
+  Row<R>* gate;   ///< [kBlock] silu(z), or 1
+  R* b;           ///< [kBlock, S]
+  R* c;           ///< [kBlock, S]
 
   static Index size(Index states) {
-    return (2 * states + 4 * kChunk) * kTile + 2 * kChunk * states;
+    return (2 * states + 4 * kBlock) * kWidest + 2 * kBlock * states;
   }
   Scratch(R* memory, Index states) {
     auto* rows = reinterpret_cast<Row<R>*>(memory);
-    a = rows, h = a + states, delta = h + states, input = delta + kChunk, skip = input + kChunk;
-    gate = skip + kChunk;
-    b = reinterpret_cast<R*>(gate + kChunk), c = b + kChunk * states;
+    a = rows, h = a + states, delta = h + states, input = delta + kBlock, skip = input + kBlock;
+    gate = skip + kBlock;
+    b = reinterpret_cast<R*>(gate + kBlock), c = b + kBlock * states;
   }
 };
 
 /// Reads `length` tokens from row `first` on: delta = softplus(dt + dt_bias), input = delta u,
 /// skip = d u, gate = silu(z).
 template <class T>
-void prepare(const op::SelectiveScan& op, Index first, Index length, Index e0,
+void prepare(const op::SelectiveScan& op, Index first, Index length, Tile tile,
              const Scratch<Exact<T>>& s) {
   using L = Lanes<Exact<T>>;
   const bool gated = !op.z.empty();
-  for (Index i = 0; i < kTile; i += L::kCount) {
-    const L bias = load_parameter<Exact<T>>(op.dt_bias, e0 + i);
-    const L d = load_parameter<Exact<T>>(op.d, e0 + i);
-    const auto dts = column_of<T>(op.dt, first, e0 + i), us = column_of<T>(op.u, first, e0 + i);
-    const auto zs = column_of<T>(gated ? op.z : op.u, first, e0 + i);
+  for (Index i = 0; i < tile.count; i += L::kCount) {
+    const Index e = tile.e + i;
+    const L bias = load_parameter<Exact<T>>(op.dt_bias, e);
+    const L d = load_parameter<Exact<T>>(op.d, e);
+    const auto dts = column_of<T>(op.dt, first, e), us = column_of<T>(op.u, first, e);
+    const auto zs = column_of<T>(gated ? op.z : op.u, first, e);
     for_whole_or_left(us, [&](auto whole) {
       for (Index t = 0; t < length; ++t) {
         const L delta = softplus(dts.load(t, whole) + bias), u = us.load(t, whole);
@@ -57,7 +67,7 @@ void prepare(const op::SelectiveScan& op, Index first, Index length, Index e0,
   }
 }
 
-/// Asks for the rows of the next chunk, a few bytes at each token of this one: they lie too far
+/// Asks for the rows of the next block, a few bytes at each token of this one: they lie too far
 /// apart for the machine to foresee. They go to the second cache: where their distance is a power
 /// of two, the first holds eight of them. (No lambda: GCC drops calls of what only prefetches.)
 template <class T>
@@ -67,7 +77,7 @@ struct Ahead {
 
   Ahead(const op::SelectiveScan& op, Index first, Index e) {
     const ConstView views[] = {op.dt, op.u, op.z.empty() ? op.u : op.z, op.y};
-    const bool exists = first + kChunk <= op.y.rows;
+    const bool exists = first + kBlock <= op.y.rows;
     for (int k = 0; k < 4; ++k) {
       rows[k] = views[k].row<T>(exists ? first : 0) + e;
       strides[k] = exists ? views[k].stride : 0;
@@ -96,7 +106,7 @@ template <Index kStates, class R, class Ahead, class Done>
     L even = L::load(s.skip[t] + i), odd = L::all(0);
 #pragma GCC unroll 16
     for (Index n = 0; n < kStates; ++n) {
-      const L kept = exp2(delta * L::load(a + n * kTile)) * h[n];
+      const L kept = exp2(delta * L::load(a + n * kWidest)) * h[n];
       h[n] = L::multiply_add(input, L::all(b[n]), kept);
       L& y = n % 2 == 0 ? even : odd;
       y = L::multiply_add(h[n], L::all(c[n]), y);
@@ -108,12 +118,13 @@ template <Index kStates, class R, class Ahead, class Done>
 
 /// y = (h c + skip) gate
 template <class T>
-void recur(const op::SelectiveScan& op, Index first, Index length, Index e0,
+void recur(const op::SelectiveScan& op, Index first, Index length, Tile tile,
            const Scratch<Exact<T>>& s) {
   using L = Lanes<Exact<T>>;
   const Index states = op.b.cols;
-  for (Index i = 0; i < kTile; i += L::kCount) {
-    const auto y = column_to<T>(op.y, first, e0 + i);
+  for (Index i = 0; i < tile.count; i += L::kCount) {
+    const Index e = tile.e + i;
+    const auto y = column_to<T>(op.y, first, e);
     const auto wait = [&](Index t, L sum) { sum.store(s.skip[t] + i); };
     Index n = states % kStatesInRegisters;
     for (Index k = 0; k < n; ++k) recur<1>(s, states, k, i, length, [](Index) {}, wait);
@@ -126,40 +137,41 @@ void recur(const op::SelectiveScan& op, Index first, Index length, Index e0,
     }
     for_whole_or_left(y, [&](auto whole) {
       recur<kStatesInRegisters>(
-          s, states, n, i, length, Ahead<T>(op, first + kChunk, e0 + i),
+          s, states, n, i, length, Ahead<T>(op, first + kBlock, e),
           [&](Index t, L sum) { y.store(t, sum * L::load(s.gate[t] + i), whole); });
     });
   }
 }
 
-/// Spans first .. last - 1 of the tile from channel e0 on.
+/// Spans first .. last - 1 of a tile.
 template <class T>
-void scan_tile(const op::SelectiveScan& op, Index first, Index last, Index e0,
+void scan_tile(const op::SelectiveScan& op, Index first, Index last, Tile tile,
                const Scratch<Exact<T>>& s) {
   using R = Exact<T>;
   const Index channels = op.y.cols, states = op.b.cols;
   const auto state_of = [&](const Span& span) { return op.state.row<R>(span.slot); };
   if (op.decay.empty())
-    load_decay<R>(op.a_log, e0, s.a);
+    load_decay<R>(op.a_log, tile, s.a);
   else
-    load_state(op.decay.row<R>(0), channels, states, e0, s.a);
+    load_state(op.decay.row<R>(0), channels, states, tile, s.a);
   Index chunk = op::SelectiveScan::chunks(Batch{.spans = op.batch.spans, .count = first});
   for (Index i = first; i < last; ++i) {
     const Span& span = op.batch.spans[i];
     const bool stateful = !op.state.empty() && span.slot >= 0;
     if (stateful && span.continues())
-      load_state(state_of(span), channels, states, e0, s.h);
+      load_state(state_of(span), channels, states, tile, s.h);
     else
-      std::fill_n(s.h[0], states * kTile, R{0});
-    for (Index start = 0; start < span.length; start += kChunk, ++chunk) {
-      if (!op.h.empty()) store_state(op.h.row<R>(chunk), channels, states, e0, s.h);
-      const Index row = span.first + start, length = std::min(kChunk, span.length - start);
+      std::fill_n(s.h[0], states * kWidest, R{0});
+    for (Index start = 0; start < span.length; start += kBlock) {
+      if (!op.h.empty() && start % kChunk == 0)
+        store_state(op.h.row<R>(chunk++), channels, states, tile, s.h);
+      const Index row = span.first + start, length = std::min(kBlock, span.length - start);
       load_rows<T>(op.b, row, length, s.b);
       load_rows<T>(op.c, row, length, s.c);
-      prepare<T>(op, row, length, e0, s);
-      recur<T>(op, row, length, e0, s);
+      prepare<T>(op, row, length, tile, s);
+      recur<T>(op, row, length, tile, s);
     }
-    if (stateful) store_state(state_of(span), channels, states, e0, s.h);
+    if (stateful) store_state(state_of(span), channels, states, tile, s.h);
   }
 }
 
@@ -252,11 +264,12 @@ void run_on(CpuStream& stream, const op::PackDecay& op) {
   visit_float(op.dtype(), [&]<class T>() {
     if constexpr (std::is_same_v<T, Exact<T>>) {
       const Index channels = op.a_log.rows, states = op.a_log.cols;
-      const Matrix memory(stream, op.dtype(), states, kTile);
+      const Matrix memory(stream, op.dtype(), states, kWidest);
       auto* rows = reinterpret_cast<Row<T>*>(memory.row<T>(0));
-      for (Index e = 0; e < channels; e += kTile) {
-        load_decay<T>(op.a_log, e, rows);
-        store_state(op.decay.row<T>(0), channels, states, e, rows);
+      for (Index e = 0; e < channels; e += kWidest) {
+        const Tile tile{e, std::min(kWidest, channels - e)};
+        load_decay(op.a_log, tile, rows);
+        store_state(op.decay.row<T>(0), channels, states, tile, rows);
       }
     }
   });
@@ -264,23 +277,30 @@ void run_on(CpuStream& stream, const op::PackDecay& op) {
 
 template <Tier>
 void run_on(CpuStream& stream, const op::SelectiveScan& op) {
-  const Index states = op.b.cols, tiles = tiles_of(op.y.cols), spans = op.batch.count;
-  if (spans == 0) return;
+  const Index channels = op.y.cols, states = op.b.cols, spans = op.batch.count;
+  if (spans == 0 || channels == 0) return;
   if (decodes(op)) return visit_float(op.dtype(), [&]<class T>() { run_steps<T>(stream, op); });
-  // Tasks are tiles, by groups where there is little to do, and by ranges of spans where there are
-  // fewer tiles than keep the threads evenly busy.
-  const Index group = std::clamp<Index>(
-      kGrainStates / std::max<Index>(1, op.batch.tokens * states * kTile), 1, tiles);
-  const Index groups = (tiles + group - 1) / group;
-  const Index parts = std::clamp<Index>(4 * stream.threads() / groups, 1, spans);
+  // Tasks are tiles of about the same width, as many as threads or a multiple. Where there is
+  // little to do, they are fewer; and where channels are too few to keep the threads evenly busy,
+  // ranges of spans.
+  const Index threads = stream.threads();
+  const Index most = (channels + kLine - 1) / kLine;
+  const Index least =
+      std::max<Index>(1, kGrainStates / std::max<Index>(1, op.batch.tokens * states));
+  const Index wanted = (channels + kWidest - 1) / kWidest;
+  const Index tiles = std::clamp<Index>((wanted + threads - 1) / threads * threads, 1, most);
+  Index width = std::max((channels + tiles - 1) / tiles, least);
+  width = std::min(kWidest, (width + kLine - 1) / kLine * kLine);
+  const Index tasks = (channels + width - 1) / width;
+  const Index parts = std::clamp<Index>(4 * threads / tasks, 1, spans);
   visit_float(op.dtype(), [&]<class T>() {
     using R = Exact<T>;
-    const Matrix memory(stream, dtype_of<R>(), stream.threads(), Scratch<R>::size(states));
-    parallel_tasks(stream, groups * parts, [&](Index task) {
+    const Matrix memory(stream, dtype_of<R>(), threads, Scratch<R>::size(states));
+    parallel_tasks(stream, tasks * parts, [&](Index task) {
       const Scratch<R> scratch(memory.row<R>(omp_get_thread_num()), states);
-      const Index part = task % parts, first_tile = task / parts * group;
-      for (Index tile = first_tile; tile < std::min(first_tile + group, tiles); ++tile)
-        scan_tile<T>(op, spans * part / parts, spans * (part + 1) / parts, tile * kTile, scratch);
+      const Index part = task % parts, e = task / parts * width;
+      scan_tile<T>(op, spans * part / parts, spans * (part + 1) / parts,
+                   {e, std::min(width, channels - e)}, scratch);
     });
   });
 }

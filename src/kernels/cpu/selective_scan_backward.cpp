@@ -4,6 +4,20 @@
 namespace samba {
 namespace {
 
+constexpr Index kTile = kLine;  // channels
+
+/// A row of a tile.
+template <class R>
+using Row = R[kTile];
+
+constexpr Index tiles_of(Index channels) {
+  return (channels + kTile - 1) / kTile;
+}
+
+Tile tile_of(Index tile, Index channels) {
+  return {tile * kTile, std::min(kTile, channels - tile * kTile)};
+}
+
 // A step of the inner loops serves kBlocks registers of channels and kStates states of each, so
 // that a running sum over channels is read and written once for kBlocks of them, one over states
 // once for kStates.
@@ -213,7 +227,7 @@ void chunk_of_tile(const op::SelectiveScanBackward& op, const Chunk& chunk, Inde
   Row<R>* a = rows(shared.a);
   Row<R>* carry = rows(shared.carry);
   Row<R>* da = rows(shared.da);
-  load_state(op.h.row<R>(chunk.row), op.dy.cols, states, e0, s.h);
+  load_state(op.h.row<R>(chunk.row), op.dy.cols, states, tile_of(tile, op.dy.cols), s.h);
   prepare<T>(op, chunk, e0, s);
   for (Index i = 0; i < kTile; i += kBlocks * L::kCount) {
     Index n = 0;
@@ -240,7 +254,8 @@ void backward_tiles(const op::SelectiveScanBackward& op, Index part, Index first
     for (Index tile = first; tile < last; ++tile) std::fill_n(x.row<R>(tile), x.cols, R{0});
   };
   for (Index tile = first; tile < last; ++tile)
-    load_decay<R>(op.a_log, tile * kTile, reinterpret_cast<Row<R>*>(shared.a.row<R>(tile)));
+    load_decay(op.a_log, tile_of(tile, op.a_log.rows),
+               reinterpret_cast<Row<R>*>(shared.a.row<R>(tile)));
   clear(shared.da);
   for (const Index row : {0, 1})
     std::fill_n(shared.channels.row<R>(row) + first * kTile, (last - first) * kTile, R{0});

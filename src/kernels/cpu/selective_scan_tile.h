@@ -12,48 +12,44 @@
 namespace samba {
 namespace {
 
-/// Channels of a tile: in bf16 they fill a cache line of a row. A multiple of every tier's lanes.
-constexpr Index kTile = 32;
 constexpr Index kChunk = op::SelectiveScan::kChunk;
+/// Channels that fill a cache line of a row in bf16: a multiple of every tier's lanes.
+constexpr Index kLine = 32;
 
-/// A row of a tile, channel by channel; channels beyond the last one of the matrix hold zeros.
-template <class R>
-using Row = R[kTile];
+/// Neighbouring channels. Rows of a tile hold them one after the other, then zeros up to a multiple
+/// of kLine.
+struct Tile {
+  Index e;  ///< the first
+  Index count;
 
-constexpr Index tiles_of(Index channels) {
-  return (channels + kTile - 1) / kTile;
-}
+  Index padded() const { return (count + kLine - 1) / kLine * kLine; }
+};
 
-/// log2(e) A of the tile from channel e on, as rows of states: h decays by exp2(delta a).
-template <class R>
-void load_decay(ConstView a_log, Index e, Row<R>* a) {
+/// log2(e) A of the tile, as rows of states: h decays by exp2(delta a).
+template <class R, Index kWidth>
+void load_decay(ConstView a_log, Tile tile, R (*a)[kWidth]) {
   using L = Lanes<R>;
-  const Index states = a_log.cols, count = std::min(kTile, a_log.rows - e);
-  if (count < kTile) std::fill_n(a[0], states * kTile, R{0});
-  for (Index i = 0; i < count; ++i) {
-    const R* row = a_log.row<R>(e + i);
-    for (Index n = 0; n < states; ++n) a[n][i] = row[n];
-  }
+  const Index states = a_log.cols;
+  for (Index i = 0; i < tile.padded(); ++i)
+    for (Index n = 0; n < states; ++n)
+      a[n][i] = i < tile.count ? a_log.row<R>(tile.e + i)[n] : R{0};
   for (Index n = 0; n < states; ++n)
-    for (Index i = 0; i < kTile; i += L::kCount)
+    for (Index i = 0; i < tile.padded(); i += L::kCount)
       (exp(L::load(a[n] + i)) * L::all(static_cast<R>(-1.44269504088896340736))).store(a[n] + i);
 }
 
-/// Reads the tile from channel e on of a state; `count` is the number of its channels.
-template <class R>
-void load_state(const R* state, Index channels, Index states, Index e, Row<R>* h) {
-  const Index count = std::min(kTile, channels - e);
+/// Reads the tile of a state.
+template <class R, Index kWidth>
+void load_state(const R* state, Index channels, Index states, Tile tile, R (*h)[kWidth]) {
   for (Index n = 0; n < states; ++n) {
-    for (Index i = 0; i < count; ++i) h[n][i] = state[n * channels + e + i];
-    for (Index i = count; i < kTile; ++i) h[n][i] = 0;
+    std::copy_n(state + n * channels + tile.e, tile.count, h[n]);
+    std::fill(h[n] + tile.count, h[n] + tile.padded(), R{0});
   }
 }
 
-template <class R>
-void store_state(R* state, Index channels, Index states, Index e, const Row<R>* h) {
-  const Index count = std::min(kTile, channels - e);
-  for (Index n = 0; n < states; ++n)
-    for (Index i = 0; i < count; ++i) state[n * channels + e + i] = h[n][i];
+template <class R, Index kWidth>
+void store_state(R* state, Index channels, Index states, Tile tile, const R (*h)[kWidth]) {
+  for (Index n = 0; n < states; ++n) std::copy_n(h[n], tile.count, state + n * channels + tile.e);
 }
 
 /// Reads rows first .. first + length - 1 of b or c, widened.
