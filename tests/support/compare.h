@@ -34,7 +34,7 @@ struct Law {
   Index terms = 1;             ///< the length of the longest sum behind one element
   DType rounded = DType::f32;  ///< the coarsest type that an intermediate is rounded to
   Index roundings = 1;         ///< how many of them follow one another
-  double rms = 0;              ///< of the values that cancel; 0: rms(expected), below
+  double rms = 0;              ///< of the values that cancel; 0: the rms of the expected matrix
 };
 
 /// The root of the mean of the squares, 0 of nothing.
@@ -43,9 +43,7 @@ double rms(std::span<const double> values);
 /// Checks every element against the tolerance law:
 ///   |actual - expected| <= 4 (u(dtype) |expected| + u(sum) sqrt(terms) rms(expected))
 /// u(sum) is f32's unit roundoff (f64's for f64), plus bf16's where an intermediate is rounded to
-/// it (times the root of their number). rms(expected) is the matrix's or, where larger, that of the
-/// element's row: a row may be one channel of many, and the sums behind it of its own size. Reports
-/// the worst element. A NaN fails.
+/// it (times the root of their number). Reports the worst element. A NaN fails.
 void expect_close(const Host& actual, const Host& expected, DType dtype, Law law);
 inline void expect_close(const Host& actual, const Host& expected, DType dtype, Index terms) {
   expect_close(actual, expected, dtype, Law{terms});

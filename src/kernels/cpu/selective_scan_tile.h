@@ -1,13 +1,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/cpu/channels.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/selective_scan.h"
 
-// What the selective scan and its backward share: both work on a tile of channels and a chunk of
-// tokens at a time, so that everything between the rows of the batch stays in the first cache.
+// What the selective scan and its backward share: both work on a tile of channels and a few tokens
+// at a time, so that everything between the rows of the batch stays in the first cache.
 
 namespace samba {
 namespace {
@@ -25,17 +26,15 @@ struct Tile {
   Index padded() const { return (count + kLine - 1) / kLine * kLine; }
 };
 
-/// log2(e) A of the tile, as rows of states: h decays by exp2(delta a).
+/// log2(e) A of the tile, as rows of states: h decays by exp2(delta a). An error of A grows with
+/// every token that the state lives through, so that A alone is computed in double.
 template <class R, Index kWidth>
 void load_decay(ConstView a_log, Tile tile, R (*a)[kWidth]) {
-  using L = Lanes<R>;
-  const Index states = a_log.cols;
   for (Index i = 0; i < tile.padded(); ++i)
-    for (Index n = 0; n < states; ++n)
-      a[n][i] = i < tile.count ? a_log.row<R>(tile.e + i)[n] : R{0};
-  for (Index n = 0; n < states; ++n)
-    for (Index i = 0; i < tile.padded(); i += L::kCount)
-      (exp(L::load(a[n] + i)) * L::all(static_cast<R>(-1.44269504088896340736))).store(a[n] + i);
+    for (Index n = 0; n < a_log.cols; ++n)
+      a[n][i] = i < tile.count ? static_cast<R>(-1.44269504088896340736 *
+                                                std::exp(double{a_log.row<R>(tile.e + i)[n]}))
+                               : R{0};
 }
 
 /// Reads the tile of a state.
