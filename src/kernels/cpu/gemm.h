@@ -31,7 +31,8 @@ constexpr Index kGroupWidth = 128;    // columns of a task: its block of b fills
 constexpr Index kTaskRows = 512;      // and so do the waiting sums of these rows
 constexpr Index kSlabRows = 1024;     // rows of a packed at a time
 constexpr Index kPrefetch = 12;       // units of k that memory is asked for ahead,
-constexpr Index kRowPrefetch = 4096;  // and bytes where a row meets the weight at memory's pace
+constexpr Index kRowPrefetch = 2048;  // and bytes where a row meets the weight at memory's pace
+constexpr Index kRowPanels = 4;       // panels at once there: memory is faster in several places
 constexpr Index kPackedLines = 16;    // units of k packed at a time where they lie far apart
 constexpr Index kGrain = 1 << 17;     // multiplications that are worth a thread
 
@@ -72,6 +73,11 @@ template <class T, class B>
   }
 }
 
+/// Panels that a tile of so many rows meets at once.
+constexpr Index panels_at_once(Index rows) {
+  return rows == 1 ? kRowPanels : rows <= kPairRows ? 2 : 1;
+}
+
 /// c += a bᵀ for a tile of kR rows and kP panels of b that lie `panel` numbers apart; c holds
 /// [kP][kR][kWidth].
 template <class T, int kR, int kP, class B>
@@ -85,47 +91,54 @@ template <class T, int kR, int kP, class B>
   Lane sums[kR][kV];
 #pragma GCC unroll 16
   for (int r = 0; r < kR; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kV; ++v)
       sums[r][v] = Lane::load(c + ((v / 2) * kR + r) * kWidth<T> + (v % 2) * kLanes);
+  const B* ahead = b + kAhead * kWidth<T>;
   for (Index u = 0; u < units; ++u) {
+    // Behind a panel lies the next of these kP, but the next that is read is kP further.
+    if (kR == 1 && units - u == kAhead) ahead += (kP - 1) * panel;
     __builtin_prefetch(a + kPrefetch * kR);
     Lane factors[kV];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int p = 0; p < kP; ++p)
 #pragma GCC unroll 2
       for (Index i = 0; i < kWidth<T>; i += 64 / static_cast<Index>(sizeof(B)))
-        __builtin_prefetch(b + kAhead * kWidth<T> + p * panel + i);
-#pragma GCC unroll 2
+        __builtin_prefetch(ahead + p * panel + i);
+#pragma GCC unroll 4
     for (int p = 0; p < kP; ++p) load_row<T>(b + p * panel, factors + 2 * p);
 #pragma GCC unroll 16
     for (int r = 0; r < kR; ++r) {
       const Lane factor = Lane::all(a[r]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < kV; ++v)
         sums[r][v] = Units<T>::multiply_add(factor, factors[v], sums[r][v]);
     }
     a += kR;
     b += kWidth<T>;
+    ahead += kWidth<T>;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kR; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kV; ++v)
       sums[r][v].store(c + ((v / 2) * kR + r) * kWidth<T> + (v % 2) * kLanes);
 }
 
-/// multiply_tile for `rows` rows; two panels at most with up to kPairRows of them.
+/// multiply_tile for `rows` rows and up to panels_at_once(rows) panels.
 template <class T, class B, int kR = 1>
 void multiply_tile(Index rows, Index panels, Index units, const Exact<T>* a, const B* b,
                    Index panel, Exact<T>* c) {
   if constexpr (kR < kRows) {
     if (rows > kR) return multiply_tile<T, B, kR + 1>(rows, panels, units, a, b, panel, c);
   }
-  if constexpr (kR <= kPairRows) {
-    if (panels == 2) return multiply_tile<T, kR, 2>(units, a, b, panel, c);
-  }
-  multiply_tile<T, kR, 1>(units, a, b, panel, c);
+  const auto step = [&]<int kP>() {
+    for (; panels >= kP; panels -= kP, b += kP * panel, c += kP * kR * kWidth<T>)
+      multiply_tile<T, kR, kP>(units, a, b, panel, c);
+  };
+  if constexpr (panels_at_once(kR) >= 4) step.template operator()<4>();
+  if constexpr (panels_at_once(kR) >= 2) step.template operator()<2>();
+  step.template operator()<1>();
 }
 
 /// y (+)= a bᵀ.
@@ -182,11 +195,10 @@ class Gemm {
     parallel_ranges(stream, tiles_, std::max<Index>(1, kGrain / (kRows * depth)),
                     [&](Index first, Index last) { pack_rows(first, last); });
 
-    // As many groups of columns as threads, or a multiple: none has to wait for another. What
-    // streams has few, since each begins with a wait for memory.
+    // As many groups of columns as threads, or a multiple: none has to wait for another.
     const Index groups = (product_.y.cols + kGroupWidth - 1) / kGroupWidth;
-    const Index multiple = streams() ? 4 : (groups + threads - 1) / threads;
-    groups_ = std::min(panels_, multiple * threads);
+    const Index multiple = (groups + threads - 1) / threads;
+    groups_ = std::min(panels_, streams() ? stream_groups(threads) : multiple * threads);
     const Index blocks = (slab_rows_ + kTaskRows - 1) / kTaskRows;
     blocks_ = std::min(tiles_, std::max(blocks, (threads + groups_ - 1) / groups_));
     const Index columns = (panels_ + groups_ - 1) / groups_ * kWidth<T>;
@@ -201,6 +213,12 @@ class Gemm {
       parallel_tasks(stream, groups_ * blocks_,
                      [&](Index task) { run_one(task, omp_get_thread_num()); });
     }
+  }
+
+  /// Groups of columns for a single row: few, since each begins with a wait for memory, and none of
+  /// fewer panels than are read at once where that leaves something for every thread.
+  Index stream_groups(Index threads) const {
+    return std::clamp(panels_ / kRowPanels, threads, 4 * threads);
   }
 
   void pack_rows(Index first_tile, Index last_tile) {
@@ -270,7 +288,7 @@ class Gemm {
     for (Index tile = t.first_tile; tile < t.last_tile; ++tile) {
       const Index first = first_row(tile), rows = first_row(tile + 1) - first;
       const Sum* a = packed_rows_ + first * units() + t.unit * rows;
-      const Index together = rows <= kPairRows ? 2 : 1;
+      const Index together = panels_at_once(rows);
       for (Index p = t.first_panel; p < t.last_panel; p += together) {
         const Index panels = std::min(together, t.last_panel - p);
         const B* b = block + (p - t.first_panel) * panel;
