@@ -113,6 +113,47 @@ inline Host rope(const Host& x, Index heads, double base, Index position) {
   return y;
 }
 
+/// The recurrence of Yang et al. 2023, eq. 3 (with a gate) or of Sun et al. 2023, eq. 5 and 8, from
+/// position 0 of each span. `state`, where given, becomes the last span's S, [1, H K V].
+inline Host linear_attention(const Host& q, const Host& k, const Host& v, const Host& gate,
+                             Index heads, double scale, const std::vector<Span>& spans,
+                             Host* state = nullptr) {
+  const Index keys = q.cols / heads, values = v.cols / heads;
+  Host y(v.rows, v.cols);
+  for (const Span& span : spans) {
+    Host s(1, heads * keys * values);
+    for (Index t = span.first; t < span.first + span.length; ++t)
+      for (Index h = 0; h < heads; ++h)
+        for (Index i = 0; i < keys; ++i) {
+          const Index channel = h * keys + i;
+          const double decay = gate.rows > 0
+                                   ? std::pow(1 / (1 + std::exp(-gate(t, channel))), 1.0 / 16)
+                                   : 1 - std::pow(2.0, -5 - static_cast<double>(h));
+          for (Index j = 0; j < values; ++j) {
+            double& cell = s(0, channel * values + j);
+            cell = decay * cell + k(t, channel) * v(t, h * values + j);
+            y(t, h * values + j) += scale * q(t, channel) * cell;
+          }
+        }
+    if (state != nullptr) *state = s;
+  }
+  return y;
+}
+
+/// RMSNorm of each head, times silu(gate).
+inline Host gated_norm(const Host& x, const Host& gate, const Host& w, double eps) {
+  Host y(x.rows, x.cols);
+  for (Index n = 0; n < x.rows; ++n)
+    for (Index c = 0; c < x.cols; c += w.cols) {
+      double squares = 0;
+      for (Index i = 0; i < w.cols; ++i) squares += x(n, c + i) * x(n, c + i);
+      const double rms = std::sqrt(squares / static_cast<double>(w.cols) + eps);
+      for (Index i = 0; i < w.cols; ++i)
+        y(n, c + i) = x(n, c + i) / rms * w(0, i) * silu(gate(n, c + i));
+    }
+  return y;
+}
+
 /// Softplus with PyTorch's cut: x itself above 20.
 inline double softplus(double x) {
   return x > 20 ? x : std::log1p(std::exp(x));
