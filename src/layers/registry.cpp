@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/fields.h"
 #include "layers/attention.h"
+#include "layers/linear_attention.h"
 #include "layers/mamba.h"
 #include "layers/swiglu.h"
 
@@ -36,11 +37,21 @@ const std::map<std::string, Entry>& entries() {
         {R"({"type": "attention", "heads": 4, "window": 5})",
          R"({"type": "attention", "heads": 4, "kv_heads": 2, "head_width": 6, "rope_base": 500})",
          R"({"type": "attention", "heads": 2, "kv_heads": 1, "window": 3, "rope": false})"}}},
+      {"gla",
+       {make<Gla>,
+        true,
+        {R"({"type": "gla", "heads": 2, "expand_k": 2})",
+         R"({"type": "gla", "heads": 1, "expand_k": 1.625, "expand_v": 1.25, "gate_rank": 5, "short_conv": 3})"}}},
       {"mamba",
        {make<Mamba>,
         true,
         {R"({"type": "mamba"})",
          R"({"type": "mamba", "d_state": 5, "d_conv": 3, "expand": 3, "dt_rank": 2, "conv_bias": false})"}}},
+      {"retention",
+       {make<Retention>,
+        true,
+        {R"({"type": "retention", "heads": 2, "expand_k": 2})",
+         R"({"type": "retention", "heads": 1, "expand_k": 1.625, "expand_v": 1.5, "rope_base": 500, "short_conv": 4})"}}},
       {"swiglu", {make<SwiGlu>, false, {R"({"type": "swiglu", "d_ff": 11})"}}},
   };
   return list;

@@ -35,6 +35,9 @@ struct Law {
   DType rounded = DType::f32;  ///< the coarsest type that an intermediate is rounded to
   Index roundings = 1;         ///< how many of them follow one another
   double rms = 0;              ///< of the values that cancel; 0: the rms of the expected matrix
+  /// [rows, 1]: how far the exact results of inputs lie apart that differ by a rounding; may be
+  /// left out. Where a result is that sensitive, no arithmetic of this type finds it more closely.
+  Host spread = {};
 };
 
 /// The root of the mean of the squares, 0 of nothing.
@@ -43,7 +46,8 @@ double rms(std::span<const double> values);
 /// Checks every element against the tolerance law:
 ///   |actual - expected| <= 4 (u(dtype) |expected| + u(sum) sqrt(terms) rms(expected))
 /// u(sum) is f32's unit roundoff (f64's for f64), plus bf16's where an intermediate is rounded to
-/// it (times the root of their number). Reports the worst element. A NaN fails.
+/// it (times the root of their number). Where a spread is given, a row may be off by 4 times that,
+/// times the same root. Reports the worst element. A NaN fails.
 void expect_close(const Host& actual, const Host& expected, DType dtype, Law law);
 inline void expect_close(const Host& actual, const Host& expected, DType dtype, Index terms) {
   expect_close(actual, expected, dtype, Law{terms});

@@ -1,5 +1,6 @@
 #include "support/small_layer.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace samba::test {
@@ -32,6 +33,22 @@ SmallLayer::SmallLayer(const Json& entry, Tier tier, DType dtype, int threads)
     copy(p.value, View{reinterpret_cast<std::byte*>(values.values.data()), p.rows, p.cols, p.cols,
                        DType::f64});
     fill(p.grad, 0);
+  }
+}
+
+Host shaken(const Host& x, DType dtype, int seed) {
+  Host moved = random(x.rows, x.cols, DType::f64, seed);
+  for (std::size_t i = 0; i < x.values.size(); ++i)
+    moved.values[i] =
+        x.values[i] * (1 + std::clamp(moved.values[i], -1.0, 1.0) * unit_roundoff(dtype));
+  return moved;
+}
+
+void SmallLayer::shake(DType dtype, int seed) {
+  for (Parameter& p : parameters_) {
+    Host moved = shaken(host(p.value), p.exact ? exact_of(dtype) : dtype, seed++);
+    copy(p.value, View{reinterpret_cast<std::byte*>(moved.values.data()), p.rows, p.cols, p.cols,
+                       DType::f64});
   }
 }
 

@@ -13,6 +13,9 @@ namespace samba::test {
 /// parameters are f32 values, the others bf16 values, whatever the dtype of the model.
 Host values_of(const Parameter&, int seed);
 
+/// x, each value moved by up to a rounding to dtype.
+Host shaken(const Host& x, DType dtype, int seed);
+
 /// One layer outside of a model, with weights that are the same in every dtype: exact parameters
 /// are f32 values, the others bf16 values.
 class SmallLayer {
@@ -27,6 +30,9 @@ class SmallLayer {
   /// dy. Spans have no slots.
   Host backward(const Host& x, const std::vector<Span>& spans, const Host& dy);
   States make_states(Index slots, Index context);
+  /// Moves every parameter of a float64 layer by up to a rounding of the type that it would have in
+  /// a model of `dtype`.
+  void shake(DType dtype, int seed);
 
   Layer& layer() { return *layer_; }
   Stream& stream() { return stream_; }
