@@ -29,6 +29,10 @@ void Linear::check() const {
   expect_float("linear: x", x);
   expect_sums("linear: y", y, x.rows, y.cols, x.dtype);
   expect_exact("linear: y", y, add);
+  if (!bias.empty()) {
+    expect_shape("linear: bias", bias, 1, y.cols, exact_of(x.dtype));
+    if (add) fail("linear: expected either a bias or something to add to, found both");
+  }
   if (!packed) return expect_shape("linear: w", w, y.cols, x.cols, x.dtype);
   expect_shape("linear: w", w, PackLinear::panel_rows(y.cols), PackLinear::panel_cols(x.cols),
                x.dtype);
@@ -47,6 +51,7 @@ void LinearBackward::check() const {
     expect_shape("linear_backward: dw", dw, dy.cols, dw.cols, exact_of(dy.dtype));
     expect_shape("linear_backward: x", x, dy.rows, dw.cols, dy.dtype);
   }
+  if (!dbias.empty()) expect_shape("linear_backward: dbias", dbias, 1, dy.cols, exact_of(dy.dtype));
 }
 
 }  // namespace samba::op

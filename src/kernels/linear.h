@@ -22,18 +22,19 @@ struct PackLinear {
   void check() const;
 };
 
-/// y = x wᵀ, or y += x wᵀ.
+/// y = x wᵀ + bias, or y += x wᵀ.
 ///
 /// Every element of y is one sum over the inputs in ascending order, kept in f32 (f64 for f64) and
 /// rounded once, whatever N is, however the weight lies and however many threads work: a row's bits
-/// do not depend on the other rows. With `add` y's old value begins the sum. Where the machine
-/// multiplies pairs of bf16, a term of the sum is a pair, and subnormal numbers count as 0.
+/// do not depend on the other rows. The bias begins the sum, or with `add` y's old value. Where the
+/// machine multiplies pairs of bf16, a term of the sum is a pair, and subnormal numbers count as 0.
 struct Linear {
   static constexpr const char* kName = "linear";
 
   View y;               ///< [N, O] out; dtype of x, or f32
   ConstView x;          ///< [N, I]
   ConstView w;          ///< [O, I] of x's dtype; with `packed` what PackLinear wrote of it
+  ConstView bias = {};  ///< [1, O] f32 (f64 for f64); may be left out, must be with `add`
   bool packed = false;  ///< w lies in panels
   bool add = false;     ///< add to y instead of overwriting it; y must then be f32 or f64
 
@@ -41,17 +42,18 @@ struct Linear {
   void check() const;
 };
 
-/// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw is added to. Either may be
-/// left out.
+/// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw and dbias are added to. Each
+/// may be left out.
 ///
-/// The sums are those of Linear: over the outputs in ascending order for dx, over the rows for dw,
-/// beginning with the old value where they are added to. Rows given in several calls, cut at even
-/// places, thus leave the same bits in dw as in one.
+/// The sums are those of Linear: over the outputs in ascending order for dx, over the rows for dw
+/// and dbias, beginning with the old value where they are added to. Rows given in several calls,
+/// cut at even places, thus leave the same bits in dw and dbias as in one.
 struct LinearBackward {
   static constexpr const char* kName = "linear_backward";
 
   View dx = {};         ///< [N, I]; dtype of dy, or f32
   View dw = {};         ///< [O, I] f32 (f64 for f64)
+  View dbias = {};      ///< [1, O] f32 (f64 for f64)
   ConstView dy;         ///< [N, O]
   ConstView x = {};     ///< [N, I] of dy's dtype; needed for dw
   ConstView w = {};     ///< [O, I] of dy's dtype, not packed; needed for dx

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/fields.h"
+#include "kernels/causal_conv1d.h"
 #include "kernels/rope.h"
 #include "kernels/run.h"
 
@@ -30,6 +31,7 @@ op::Heads checked(const Attention::Config& c, Index d_model, const Plan& plan) {
   if (c.window && (*c.window < 1 || *c.window > kLargestSize))
     fail(at, ": window: expected 1 to ", kLargestSize, ", found ", *c.window,
          "; without the key attention is full");
+  if (c.short_conv != 0) expect_size(at, "short_conv", c.short_conv);
   return {c.heads, kv_heads, width};
 }
 
@@ -41,7 +43,13 @@ Attention::Attention(const Config& config, Index d_model, Plan plan)
       rope_(config.rope),
       rope_base_(config.rope_base),
       qkv_(plan, "qkv", d_model, (heads_.heads + 2 * heads_.kv_heads) * heads_.width,
-           plan.scheme().linear(d_model)),
+           plan.scheme().linear(d_model), config.qkv_bias),
+      conv_w_(config.short_conv == 0
+                  ? nullptr
+                  : &plan.exact("conv.weight", (heads_.heads + 2 * heads_.kv_heads) * heads_.width,
+                                config.short_conv,
+                                {Init::Kind::uniform,
+                                 1 / std::sqrt(static_cast<double>(config.short_conv))})),
       out_(plan, "out", heads_.heads * heads_.width, d_model,
            plan.scheme().residual(heads_.heads * heads_.width)) {
   const Index width = heads_.kv_heads * heads_.width;
@@ -51,6 +59,8 @@ Attention::Attention(const Config& config, Index d_model, Plan plan)
   };
   keys_ = state("keys");
   values_ = state("values");
+  if (conv_w_ != nullptr)
+    conv_state_ = plan.state("conv", (conv_w_->cols - 1) * conv_w_->rows, exact_of(plan.dtype()));
 }
 
 Attention::Parts Attention::parts(View qkv) const {
@@ -71,10 +81,20 @@ void Attention::rotate(Pass& pass, const Parts& p, bool inverse) const {
 
 void Attention::forward(Pass& pass, ConstView x, View y) {
   const Index heads = heads_.heads, width = heads_.width;
-  Saved s{Matrix(pass.stream, x.dtype, x.rows, (heads + 2 * heads_.kv_heads) * width),
+  Saved s{Matrix(), Matrix(pass.stream, x.dtype, x.rows, (heads + 2 * heads_.kv_heads) * width),
           Matrix(pass.stream, x.dtype, x.rows, heads * width), Matrix()};
   if (pass.training) s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows, heads);
-  qkv_.forward(pass, x, s.qkv);
+  if (conv_w_ == nullptr) {
+    qkv_.forward(pass, x, s.qkv);
+  } else {
+    s.raw = Matrix(pass.stream, x.dtype, x.rows, s.qkv.cols());
+    qkv_.forward(pass, x, s.raw);
+    run(pass.stream, op::CausalConv1d{.y = s.qkv,
+                                      .x = s.raw,
+                                      .w = conv_w_->value,
+                                      .batch = pass.batch,
+                                      .state = pass.state(conv_state_)});
+  }
   const Parts p = parts(s.qkv);
   rotate(pass, p, false);
   run(pass.stream, op::Attention{.y = s.a,
@@ -112,7 +132,15 @@ void Attention::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
                                          .scale = 1 / std::sqrt(static_cast<double>(heads_.width)),
                                          .batch = pass.batch});
   rotate(pass, d, true);
-  qkv_.backward(pass, x, dqkv, dx);
+  if (conv_w_ == nullptr) return qkv_.backward(pass, x, dqkv, dx);
+  Matrix draw(pass.stream, x.dtype, x.rows, dqkv.cols());
+  run(pass.stream, op::CausalConv1dBackward{.dx = draw,
+                                            .dw = conv_w_->grad,
+                                            .dy = dqkv,
+                                            .x = s.raw,
+                                            .w = conv_w_->value,
+                                            .batch = pass.batch});
+  qkv_.backward(pass, x, draw, dx);
 }
 
 double Attention::flops(Index position, Index length) const {
@@ -125,7 +153,11 @@ double Attention::flops(Index position, Index length) const {
   double pairs = sum_to(ramp_end) - sum_to(position);
   if (end > ramp_end) pairs += static_cast<double>(end - ramp_end) * static_cast<double>(window_);
   const double width = static_cast<double>(heads_.heads * heads_.width);
-  return qkv_.flops(length) + out_.flops(length) + 4 * pairs * width;
+  // A tap is a product and a sum, SiLU four operations more.
+  const double conv = conv_w_ == nullptr ? 0
+                                         : static_cast<double>(conv_w_->rows * length) *
+                                               (2.0 * static_cast<double>(conv_w_->cols) + 4.0);
+  return qkv_.flops(length) + out_.flops(length) + conv + 4 * pairs * width;
 }
 
 }  // namespace samba

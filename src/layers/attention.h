@@ -10,13 +10,16 @@ namespace samba {
 /// Causal attention with grouped queries, full or within a sliding window. Ainslie et al. 2023,
 /// "GQA"; Beltagy et al. 2020, "Longformer"; Su et al. 2021, "RoFormer" (positions).
 ///
-///   q, k, v = x W_qkvᵀ                                  [N, H K], [N, G K], [N, G K]
+///   q, k, v = x W_qkvᵀ + b_qkv                          [N, H K], [N, G K], [N, G K]
+///   q, k, v = silu(conv(q, k, v))                       with short_conv: causal, depthwise
 ///   q, k    = rope(q), rope(k)
 ///   a_i     = sum_j softmax_j(q_i . k_j / sqrt(K)) v_j   i - window < j <= i
 ///   out     = a W_outᵀ                                  [N, D]
 ///
 /// A sequence's state is the keys and the values of its last `window` tokens; without a window, of
-/// all tokens up to the context that the states were made for.
+/// all tokens up to the context that the states were made for. With short_conv also the last
+/// short_conv - 1 rows of q, k and v before the convolution. The short convolution: Ren et al.
+/// 2024, "Samba", table 10.
 class Attention final : public Layer {
  public:
   struct Config {
@@ -26,6 +29,8 @@ class Attention final : public Layer {
     std::optional<Index> window;
     bool rope = true;
     double rope_base = 10000;
+    bool qkv_bias = false;
+    Index short_conv = 0;
 
     void fields(auto& f) {
       f("heads", heads, "query heads H");
@@ -34,6 +39,9 @@ class Attention final : public Layer {
       f("window", window, "keys that a query sees, its own among them; without: all");
       f("rope", rope, "rotate queries and keys by their position");
       f("rope_base", rope_base, "base of the rotation's wavelengths");
+      f("qkv_bias", qkv_bias, "queries, keys and values have biases");
+      f("short_conv", short_conv,
+        "taps of a causal convolution and SiLU on queries, keys and values; 0: none");
     }
   };
 
@@ -46,6 +54,7 @@ class Attention final : public Layer {
 
  private:
   struct Saved {
+    Matrix raw;  ///< [N, (H + 2G) K] before the short convolution, empty without one
     Matrix qkv;  ///< [N, (H + 2G) K], queries and keys rotated
     Matrix a;    ///< [N, H K]
     Matrix lse;  ///< [N, H]
@@ -62,9 +71,11 @@ class Attention final : public Layer {
   bool rope_;
   double rope_base_;
   Linear qkv_;
+  Parameter* conv_w_;  ///< null: no short convolution
   Linear out_;
   StateId keys_;
   StateId values_;
+  StateId conv_state_ = 0;
   Saved saved_;
 };
 

@@ -7,6 +7,7 @@
 #include "layers/attention.h"
 #include "layers/linear_attention.h"
 #include "layers/mamba.h"
+#include "layers/mega_s6.h"
 #include "layers/swiglu.h"
 
 namespace samba {
@@ -14,7 +15,7 @@ namespace {
 
 struct Entry {
   std::unique_ptr<Layer> (*make)(Json&, const std::string&, Index, Plan);
-  bool mixes;
+  LayerTraits traits;
   std::vector<const char*> examples;
 };
 
@@ -33,26 +34,34 @@ const std::map<std::string, Entry>& entries() {
   static const std::map<std::string, Entry> list{
       {"attention",
        {make<Attention>,
-        true,
+        {.mixes = true},
         {R"({"type": "attention", "heads": 4, "window": 5})",
          R"({"type": "attention", "heads": 4, "kv_heads": 2, "head_width": 6, "rope_base": 500})",
-         R"({"type": "attention", "heads": 2, "kv_heads": 1, "window": 3, "rope": false})"}}},
+         R"({"type": "attention", "heads": 2, "kv_heads": 1, "window": 3, "rope": false})",
+         R"({"type": "attention", "heads": 4, "window": 6, "qkv_bias": true})",
+         R"({"type": "attention", "heads": 4, "kv_heads": 2, "window": 6, "short_conv": 4})",
+         R"({"type": "attention", "heads": 2, "rope": false, "qkv_bias": true, "short_conv": 3})"}}},
       {"gla",
        {make<Gla>,
-        true,
+        {.mixes = true},
         {R"({"type": "gla", "heads": 2, "expand_k": 2})",
          R"({"type": "gla", "heads": 1, "expand_k": 1.625, "expand_v": 1.25, "gate_rank": 5, "short_conv": 3})"}}},
       {"mamba",
        {make<Mamba>,
-        true,
+        {.mixes = true},
         {R"({"type": "mamba"})",
          R"({"type": "mamba", "d_state": 5, "d_conv": 3, "expand": 3, "dt_rank": 2, "conv_bias": false})"}}},
+      {"mega_s6",
+       {make<MegaS6>,
+        {.mixes = true, .norms = true},
+        {R"({"type": "mega_s6", "chunk": 9, "z_width": 8})",
+         R"({"type": "mega_s6", "z_width": 10, "d_state": 5, "d_conv": 3, "dt_rank": 4, "norm_eps": 1e-3})"}}},
       {"retention",
        {make<Retention>,
-        true,
+        {.mixes = true},
         {R"({"type": "retention", "heads": 2, "expand_k": 2})",
          R"({"type": "retention", "heads": 1, "expand_k": 1.625, "expand_v": 1.5, "rope_base": 500, "short_conv": 4})"}}},
-      {"swiglu", {make<SwiGlu>, false, {R"({"type": "swiglu", "d_ff": 11})"}}},
+      {"swiglu", {make<SwiGlu>, {}, {R"({"type": "swiglu", "d_ff": 11})"}}},
   };
   return list;
 }
@@ -82,9 +91,10 @@ std::vector<LayerType> layer_types() {
   return types;
 }
 
-bool layer_mixes(const std::string& type) {
-  const auto found = entries().find(type);
-  return found != entries().end() && found->second.mixes;
+LayerTraits layer_traits(const Json& entry) {
+  if (!entry.is_object() || !entry.contains("type") || !entry.at("type").is_string()) return {};
+  const auto found = entries().find(entry.at("type").get<std::string>());
+  return found == entries().end() ? LayerTraits{} : found->second.traits;
 }
 
 }  // namespace samba

@@ -21,7 +21,12 @@ struct LayerType {
 };
 std::vector<LayerType> layer_types();
 
-/// Whether layers of this type mix tokens (Layer::mixes); false for unknown types.
-bool layer_mixes(const std::string& type);
+/// What the model must know of an entry before it builds the layer. An entry that make_layer would
+/// refuse counts as an ordinary one that mixes nothing.
+struct LayerTraits {
+  bool mixes = false;  ///< it mixes tokens (Layer::mixes)
+  bool norms = false;  ///< it norms its input itself: the model hands it the residual stream
+};
+LayerTraits layer_traits(const Json& entry);
 
 }  // namespace samba

@@ -73,11 +73,11 @@ class Builder {
     layout_.pieces.push_back({tensor, tensor_row, scope_ + name, row, rows});
   }
 
-  /// Begins the next step.
-  void step(Json entry, const std::string& norm) {
+  /// Begins the next step. A layer that norms its input itself has no `norm`.
+  void step(Json entry, const std::string& norm = "") {
     scope_ = text_of("layers.", layout_.config.layers.size(), '.');
     layout_.config.layers.push_back(std::move(entry));
-    whole(norm, "norm.weight", 1);
+    if (!norm.empty()) whole(norm, "norm.weight", 1);
   }
 
   void swiglu(const std::string& norm, Index d_ff, Index d_model, const std::string& gate,
@@ -143,8 +143,6 @@ class LitGpt {
     c.tied = pure_mamba_ || keys_.get("mamba_init", false);
     c.init = c.tied ? "mamba" : "neox";
     keys_.expect<Index>("condense_ratio", 1, 1);
-    for (const char* key : {"use_mega", "abl_mamba", "mamba_swa_mlp", "sc_attn"})
-      keys_.expect(key, false, false);
     for (const char* key : {"ret_per_layer", "gla_per_layer"}) keys_.expect<Index>(key, -1, -1);
     if (!pure_mamba_) {
       keys_.expect("parallel_residual", false, true);
@@ -187,16 +185,57 @@ class LitGpt {
     const std::string at = text_of("transformer.h.", i, '.');
     const Builder::MambaShape mamba{d_, 16, 4, 2, (d_ + 15) / 16, true};
     if (pure_mamba_) return b_.mamba(at + "norm.weight", mamba, at + "mixer.");
-    if (is_mamba(i))
+    if (keys_.get("use_mega", false)) {
+      mega(at + "attn.");
+    } else if (keys_.get("mamba_swa_mlp", false)) {
+      b_.mamba(at + "norm_m.weight", mamba, at + "mb.");
+      attention(i, at, "norm_attn.weight");
+    } else if (!is_mamba(i)) {
+      attention(i, at, "norm_1.weight");
+    } else if (keys_.get("abl_mamba", false)) {
+      swiglu(at, "norm_1.weight", 2 * d_, "attn.");
+    } else {
       b_.mamba(at + "norm_1.weight", mamba, at + "attn.");
-    else
-      attention(i, at);
-    b_.swiglu(at + "norm_2.weight", keys_.count("intermediate_size", 4 * d_), d_,
-              at + "mlp.swiglu.w1.weight", at + "mlp.swiglu.w2.weight",
-              at + "mlp.swiglu.w3.weight");
+    }
+    swiglu(at, "norm_2.weight", keys_.count("intermediate_size", 4 * d_), "mlp.");
   }
 
-  void attention(Index i, const std::string& at) {
+  void mega(const std::string& at) {
+    // Sizes of the published class, which its configurations do not name.
+    constexpr Index kZ = 128, kState = 16, kTaps = 4;
+    const Index rank = (d_ + 31) / 32;
+    b_.step({{"type", "mega_s6"},
+             {"chunk", keys_.count("mega_chunk", 2048)},
+             {"z_width", kZ},
+             {"d_state", kState},
+             {"d_conv", kTaps},
+             {"dt_rank", rank}});
+    const auto projection = [&](const char* theirs, const std::string& ours, Index rows) {
+      b_.whole(at + theirs + ".weight", ours + ".weight", rows);
+      b_.whole(at + theirs + ".bias", ours + ".bias", 1);
+    };
+    b_.whole(at + "norm.weight", "norm.weight", 1);
+    projection("v_proj", "v_proj", d_);
+    projection("mx_proj", "m_proj", 3 * d_ + kZ);
+    projection("h_proj", "h_proj", d_);
+    b_.whole(at + "gamma", "gamma", 2);
+    b_.whole(at + "beta", "beta", 2);
+    b_.rows_of(at + "rel_pos_bias.alpha", 0, "position_bias", 0, 1);
+    b_.rows_of(at + "rel_pos_bias.beta", 0, "position_bias", 1, 1);
+    projection("move.conv1d", "conv", d_);
+    b_.whole(at + "move.x_proj.weight", "x_proj.weight", rank + 2 * kState);
+    projection("move.dt_proj", "dt_proj", d_);
+    b_.whole(at + "move.A_log", "a_log", d_);
+    b_.whole(at + "move.D", "d", 1);
+  }
+
+  void swiglu(const std::string& at, const char* norm, Index d_ff, const std::string& scope) {
+    const std::string matrices = at + scope + "swiglu.";
+    b_.swiglu(at + norm, d_ff, d_, matrices + "w1.weight", matrices + "w2.weight",
+              matrices + "w3.weight");
+  }
+
+  void attention(Index i, const std::string& at, const char* norm) {
     const bool rope = !keys_.get("nope", false);
     if (rope) keys_.expect("rotary_percentage", 1.0, 0.25);
     const Index heads = keys_.count("n_head", 32), groups = keys_.count("n_query_groups", heads);
@@ -214,7 +253,15 @@ class LitGpt {
                   {"head_width", width},
                   {"rope", rope}};
     if (!full) entry["window"] = window;
-    b_.step(std::move(entry), at + "norm_1.weight");
+    const bool short_conv = keys_.get("sc_attn", false);
+    if (short_conv) entry["short_conv"] = 4;
+    b_.step(std::move(entry), at + norm);
+    if (short_conv) {
+      const Index q = heads * width, kv = groups * width;
+      b_.rows_of(at + "attn.q_conv1d.weight", 0, "conv.weight", 0, q);
+      b_.rows_of(at + "attn.k_conv1d.weight", 0, "conv.weight", q, kv);
+      b_.rows_of(at + "attn.v_conv1d.weight", 0, "conv.weight", q + kv, kv);
+    }
     // The fused rows are ordered by group: its queries, its key, its value. Ours: all queries, all
     // keys, all values.
     const std::string fused = at + "attn.attn.weight";
@@ -351,7 +398,8 @@ Layout layout_of(const Json& config, const std::string& place) {
 }
 
 bool is_buffer(const std::string& tensor) {
-  return tensor.find(".rotary_emb.inv_freq") != std::string::npos;
+  return tensor.find(".rotary_emb.inv_freq") != std::string::npos ||
+         tensor.find(".rel_pos_bias._float_tensor") != std::string::npos;
 }
 
 }  // namespace samba

@@ -28,16 +28,16 @@ Model::Model(ModelConfig config, Stream& stream, DType dtype)
     : config_(std::move(config)), stream_(stream), dtype_(dtype) {
   const Index d = config_.d_model;
   InitScheme scheme{config_.init == "neox", d, static_cast<Index>(config_.layers.size()), 0};
-  for (const Json& entry : config_.layers)
-    scheme.blocks += entry.contains("type") && entry.at("type").is_string() &&
-                     layer_mixes(entry.at("type").get<std::string>());
+  for (const Json& entry : config_.layers) scheme.blocks += layer_traits(entry).mixes;
   const Plan blank(parameters_, state_shapes_, dtype, scheme);
   Plan plan = blank.at(config_.place);
   const Init table = scheme.neox ? scheme.linear(d) : Init{Init::Kind::normal, 0.02};
   embedding_ = &plan.matrix("embedding.weight", config_.vocab, d, table);
   for (std::size_t i = 0; i < config_.layers.size(); ++i) {
     const Plan here = plan.inside(text_of("layers.", i));
-    Step step{&Plan(here).exact("norm.weight", 1, d, {Init::Kind::ones}), nullptr};
+    Step step{nullptr, nullptr};
+    if (!layer_traits(config_.layers[i]).norms)
+      step.norm = &Plan(here).exact("norm.weight", 1, d, {Init::Kind::ones});
     step.layer =
         make_layer(config_.layers[i], text_of(config_.place, ": layers[", i, ']'), d, here);
     steps_.push_back(std::move(step));
@@ -72,14 +72,19 @@ void Model::pack() {
   }
 }
 
-void Model::normalise(Pass& pass, const Parameter& norm, const Normed& normed, ConstView x,
+void Model::normalise(Pass& pass, const Parameter* norm, const Normed& normed, ConstView x,
                       ConstView add) {
+  if (norm == nullptr) {
+    if (normed.sum.data != x.data) run(pass.stream, op::Convert{.to = normed.sum, .from = x});
+    if (!add.empty()) run(pass.stream, op::Convert{.to = normed.sum, .from = add, .add = true});
+    return run(pass.stream, op::Convert{.to = normed.y, .from = normed.sum});
+  }
   run(pass.stream, op::RmsNorm{.y = normed.y,
                                .sum = normed.sum,
                                .scale = normed.scale,
                                .x = x,
                                .add = add,
-                               .w = norm.value,
+                               .w = norm->value,
                                .eps = config_.norm_eps});
 }
 
@@ -96,15 +101,18 @@ void Model::forward(Pass& pass, ConstView tokens, View x) {
   ConstView stream = residual, add = {};
   for (std::size_t i = 0; i <= steps_.size(); ++i) {
     const bool last = i == steps_.size();
+    const Parameter* norm = last ? norm_ : steps_[i].norm;
     SavedStep saved;
     Normed normed{last ? x : reused.view(), residual, {}};
     if (pass.training) {
-      saved.sum = Matrix(pass.stream, exact, n, d);
-      saved.scale = Matrix(pass.stream, exact, n, 1);
-      if (!last && !recompute_) saved.x = Matrix(pass.stream, dtype_, n, d);
-      normed = {saved.x.empty() ? normed.y : saved.x.view(), saved.sum, saved.scale};
+      if (norm != nullptr) {
+        normed.sum = saved.sum = Matrix(pass.stream, exact, n, d);
+        normed.scale = saved.scale = Matrix(pass.stream, exact, n, 1);
+      }
+      if (!last && (!recompute_ || norm == nullptr))
+        normed.y = saved.x = Matrix(pass.stream, dtype_, n, d);
     }
-    normalise(pass, last ? *norm_ : *steps_[i].norm, normed, stream, add);
+    normalise(pass, norm, normed, stream, add);
     stream = normed.sum;
     if (!last) {
       steps_[i].layer->forward(pass, normed.y, out);
@@ -177,27 +185,31 @@ void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
   Matrix dresidual(pass.stream, exact_of(dtype_), n, d);
   fill(dresidual, 0);
   Matrix dout(pass.stream, dtype_, n, d), dnormed(pass.stream, dtype_, n, d);
-  const auto through_norm = [&](const Parameter& norm, const SavedStep& saved, ConstView dy) {
+  const auto through_norm = [&](const Parameter* norm, const SavedStep& saved, ConstView dy) {
+    if (norm == nullptr)
+      return run(pass.stream, op::Convert{.to = dresidual, .from = dy, .add = true});
     run(pass.stream, op::RmsNormBackward{.dx = dresidual,
-                                         .dw = norm.grad,
+                                         .dw = norm->grad,
                                          .dy = dy,
                                          .x = saved.sum,
-                                         .w = norm.value,
+                                         .w = norm->value,
                                          .scale = saved.scale});
   };
-  through_norm(*norm_, saved_.back(), dx);
+  through_norm(norm_, saved_.back(), dx);
   saved_.pop_back();
   for (std::size_t i = steps_.size(); i-- > 0;) {
     SavedStep saved = std::move(saved_.back());
     saved_.pop_back();
     if (recompute_) {
-      saved.x = Matrix(pass.stream, dtype_, n, d);
-      normalise(pass, *steps_[i].norm, {saved.x, {}, {}}, saved.sum, {});
+      if (steps_[i].norm != nullptr) {
+        saved.x = Matrix(pass.stream, dtype_, n, d);
+        normalise(pass, steps_[i].norm, {saved.x, {}, {}}, saved.sum, {});
+      }
       steps_[i].layer->forward(pass, saved.x, dout);
     }
     run(pass.stream, op::Convert{.to = dout, .from = dresidual});
     steps_[i].layer->backward(pass, saved.x, dout, dnormed);
-    through_norm(*steps_[i].norm, saved, dnormed);
+    through_norm(steps_[i].norm, saved, dnormed);
   }
   run(pass.stream,
       op::EmbeddingBackward{.dw = embedding_->grad, .dy = dresidual, .tokens = tokens});

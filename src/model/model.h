@@ -9,8 +9,9 @@
 
 namespace samba {
 
-/// Embedding, then x += layer(rms_norm(x)) for each layer of the config, then norm and head. The
-/// residual stream is f32 (f64 in f64), whatever the dtype of weights and activations.
+/// Embedding, then x += layer(rms_norm(x)) for each layer of the config, then norm and head. A
+/// layer that norms its input itself (LayerTraits) takes part as x += layer(x). The residual stream
+/// is f32 (f64 in f64), whatever the dtype of weights and activations.
 class Model {
  public:
   /// Builds the layers and lists the parameters; allocates nothing yet, so that a model of any size
@@ -64,20 +65,22 @@ class Model {
 
  private:
   struct Step {
-    Parameter* norm;
+    Parameter* norm;  ///< null: the layer norms the stream itself
     std::unique_ptr<Layer> layer;
   };
   /// What forward keeps of a step for backward.
   struct SavedStep {
-    Matrix sum;    ///< [N, D] the residual stream before the step
+    Matrix sum;    ///< [N, D] the residual stream before the step; empty without a norm
     Matrix scale;  ///< [N, 1] 1 / rms of it
-    Matrix x;      ///< [N, D] what the layer read; empty with recompute
+    Matrix x;  ///< [N, D] what the layer read; empty with recompute, where a norm makes it again
   };
   /// What normalise writes; sum and scale may be left out.
   struct Normed {
     View y, sum, scale;
   };
-  void normalise(Pass&, const Parameter& norm, const Normed&, ConstView x, ConstView add);
+  /// Adds `add`, where given, to the stream x and writes what a layer behind `norm` reads. Without
+  /// a norm that is the stream itself, rounded; sum may be x.
+  void normalise(Pass&, const Parameter* norm, const Normed&, ConstView x, ConstView add);
   /// Losses of all rows; with `dx` ([N, D]) also the gradients of head and hidden state.
   double head_loss(Pass&, ConstView x, ConstView targets, View losses, View dx, double scale);
   void backward(Pass&, ConstView tokens, ConstView dx);

@@ -8,6 +8,7 @@
 #include "core/files.h"
 #include "layers/attention.h"
 #include "layers/mamba.h"
+#include "layers/mega_s6.h"
 #include "layers/registry.h"
 #include "layers/swiglu.h"
 #include "model/config.h"
@@ -61,6 +62,7 @@ TEST(ConfigPage, NamesEveryKeyOfEveryLayer) {
   const std::map<std::string, std::vector<std::string>> fields{
       {"attention", names_of<Attention::Config>()},
       {"mamba", names_of<Mamba::Config>()},
+      {"mega_s6", names_of<MegaS6::Config>()},
       {"swiglu", names_of<SwiGlu::Config>()}};
   for (const LayerType& type : layer_types()) {
     ASSERT_TRUE(fields.contains(type.name)) << "this test lacks the fields of " << type.name;

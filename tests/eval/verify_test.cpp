@@ -41,7 +41,9 @@ std::vector<Golden> shared() {
   std::vector<Golden> all;
   for (const char* name :
        {"lit_gpt/llama_full", "lit_gpt/llama_swa", "lit_gpt/llama_swa_gqa", "lit_gpt/llama_swa_mqa",
-        "lit_gpt/samba", "lit_gpt/samba_nope", "lit_gpt/samba_mqa", "lit_gpt/mamba", "hf/hf_llama",
+        "lit_gpt/samba", "lit_gpt/samba_nope", "lit_gpt/samba_mqa", "lit_gpt/mamba",
+        "lit_gpt/mlp2_swa_mlp", "lit_gpt/mamba_swa_mlp", "lit_gpt/swa_with_full",
+        "lit_gpt/mamba_mlp_full_attn", "lit_gpt/swa_short_conv", "lit_gpt/mega_s6", "hf/hf_llama",
         "hf/hf_mistral", "hf/hf_mamba"})
     all.push_back({name, false});
   return all;

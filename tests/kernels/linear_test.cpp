@@ -67,6 +67,32 @@ TEST_P(Linear, AddsToWhatIsThere) {
   }
 }
 
+TEST_P(Linear, ABiasBeginsTheSums) {
+  for (const auto& [rows, inputs, outputs] : kSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    const Host x = random(rows, inputs, dtype(), 1), w = random(outputs, inputs, dtype(), 2);
+    const Host bias = random(1, outputs, exact(), 3);
+    Host expected = reference::linear(x, w), rows_of_bias(rows, outputs);
+    for (Index r = 0; r < rows; ++r)
+      for (Index o = 0; o < outputs; ++o) {
+        expected(r, o) += bias(0, o);
+        rows_of_bias(r, o) = bias(0, o);
+      }
+    const View y = empty(rows, outputs, exact(), 1), narrow = empty(rows, outputs, dtype(), 2);
+    const View packed = empty(rows, outputs, exact()), sum = upload(rows_of_bias, exact());
+    const View b = upload(bias, exact(), 5), weight = upload(w);
+    run(stream(), op::Linear{.y = y, .x = upload(x), .w = weight, .bias = b});
+    run(stream(), op::Linear{.y = narrow, .x = upload(x), .w = weight, .bias = b});
+    run(stream(),
+        op::Linear{.y = packed, .x = upload(x), .w = pack(weight), .bias = b, .packed = true});
+    run(stream(), op::Linear{.y = sum, .x = upload(x), .w = weight, .add = true});
+    expect_close(host(y), expected, exact(), inputs + 1);
+    expect_close(host(narrow), expected, dtype(), inputs + 1);
+    expect_same(host(packed), host(y));
+    expect_same(host(sum), host(y));
+  }
+}
+
 TEST_P(Linear, GivesTheSameBitsFromPackedWeights) {
   for (const auto& [rows, inputs, outputs] : kSizes) {
     SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
@@ -110,11 +136,18 @@ TEST_P(Linear, BackwardMatchesTheDefinition) {
     const Host dy = random(rows, outputs, dtype(), 3), old = random(outputs, inputs, exact(), 4);
     Host expected_dw = reference::linear(transposed(dy), transposed(x));
     for (std::size_t i = 0; i < old.values.size(); ++i) expected_dw.values[i] += old.values[i];
+    const Host old_bias = random(1, outputs, exact(), 5);
+    Host expected_dbias = old_bias;
+    for (Index r = 0; r < rows; ++r)
+      for (Index o = 0; o < outputs; ++o) expected_dbias(0, o) += dy(r, o);
     const View dx = empty(rows, inputs, dtype(), 2), dw = upload(old, exact(), 3);
+    const View dbias = upload(old_bias, exact());
     run(stream(),
-        op::LinearBackward{.dx = dx, .dw = dw, .dy = island(dy), .x = island(x), .w = island(w)});
+        op::LinearBackward{
+            .dx = dx, .dw = dw, .dbias = dbias, .dy = island(dy), .x = island(x), .w = island(w)});
     expect_close(host(dx), reference::linear(dy, transposed(w)), dtype(), outputs);
     expect_close(host(dw), expected_dw, exact(), rows + 1);
+    expect_close(host(dbias), expected_dbias, exact(), rows + 1);
   }
 }
 
@@ -133,25 +166,30 @@ TEST_P(Linear, BackwardGivesTheSameBitsTwiceAndInPieces) {
   const View x = upload(random(rows, inputs, dtype(), 1)),
              w = upload(random(outputs, inputs, dtype(), 2));
   const View dy = upload(random(rows, outputs, dtype(), 3));
-  const auto backward = [&](const std::vector<Index>& cuts) {
+  const auto backward = [&](const std::vector<Index>& cuts, int threads) {
+    Stream other(threads, stream().tier());
     const View dx = empty(rows, inputs), dw = zeros(outputs, inputs, exact());
+    const View dbias = zeros(1, outputs, exact());
     for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
       const Index first = cuts[i], count = cuts[i + 1] - first;
-      run(stream(), op::LinearBackward{.dx = dx.block(first, count),
-                                       .dw = dw,
-                                       .dy = dy.block(first, count),
-                                       .x = x.block(first, count),
-                                       .w = w});
+      run(other, op::LinearBackward{.dx = dx.block(first, count),
+                                    .dw = dw,
+                                    .dbias = dbias,
+                                    .dy = dy.block(first, count),
+                                    .x = x.block(first, count),
+                                    .w = w});
     }
-    return std::pair{host(dx), host(dw)};
+    return std::tuple{host(dx), host(dw), host(dbias)};
   };
-  const auto [dx, dw] = backward({0, rows});
+  const auto [dx, dw, dbias] = backward({0, rows}, 1);
   // Even cuts: pairs of bf16 may be multiplied together.
-  for (const std::vector<Index>& cuts : {std::vector<Index>{0, rows}, {0, 2, 64, rows}}) {
-    const auto [dx_again, dw_again] = backward(cuts);
-    expect_same(dx_again, dx);
-    expect_same(dw_again, dw);
-  }
+  for (const int threads : {2, 3})
+    for (const std::vector<Index>& cuts : {std::vector<Index>{0, rows}, {0, 2, 64, rows}}) {
+      const auto [dx_again, dw_again, dbias_again] = backward(cuts, threads);
+      expect_same(dx_again, dx);
+      expect_same(dw_again, dw);
+      expect_same(dbias_again, dbias);
+    }
 }
 
 TEST(LinearBackward, MatchesFiniteDifferences) {
@@ -185,8 +223,15 @@ TEST(LinearCheck, RefusesWhatItCannotMultiply) {
   EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .packed = true}), Error);
   EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .add = true}), Error);
   EXPECT_THROW(run(stream, op::Linear{.y = y, .x = ids, .w = w}), Error);
+  const Matrix bias(stream, DType::f32, 1, 4), narrow(stream, DType::bf16, 1, 4);
+  const Matrix sums(stream, DType::f32, 2, 4);
+  EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .bias = narrow}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .bias = sums}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = sums, .x = x, .w = w, .bias = bias, .add = true}),
+               Error);
   EXPECT_THROW(run(stream, op::PackLinear{.panels = w, .w = w}), Error);
   EXPECT_THROW(run(stream, op::LinearBackward{.dw = w, .dy = y, .x = x}), Error);
+  EXPECT_THROW(run(stream, op::LinearBackward{.dbias = narrow, .dy = y}), Error);
 }
 
 }  // namespace

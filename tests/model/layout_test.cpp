@@ -85,7 +85,9 @@ TEST(Layout, KnowsTheFamilies) {
 TEST(Layout, EveryRowHasItsPlace) {
   for (const char* patch :
        {"{}", R"({"n_query_groups": 1})", R"({"n_query_groups": null})", R"({"mamba": true})",
-        R"({"mamba_init": false, "mb_per_layer": -1})", R"({"nope": true})"}) {
+        R"({"mamba_init": false, "mb_per_layer": -1})", R"({"nope": true})", R"({"sc_attn": true})",
+        R"({"abl_mamba": true})", R"({"mamba_swa_mlp": true, "mb_per_layer": -1})",
+        R"({"use_mega": true, "mb_per_layer": -1})"}) {
     SCOPED_TRACE(patch);
     expect_every_row_once(read(kLitGpt, patch));
   }
@@ -109,6 +111,8 @@ TEST(Layout, LitGptsPatternsOfLayers) {
   EXPECT_EQ(kinds(read(kLitGpt, R"({"local_window": -1})")), "msfsmsfs");
   EXPECT_EQ(kinds(read(kLitGpt, R"({"mb_per_layer": -1, "full_per_layer": 2})")), "asfsasfs");
   EXPECT_EQ(kinds(read(kLitGpt, R"({"attn_layer_pos": "[0, 3]"})")), "asmsmsas");
+  EXPECT_EQ(kinds(read(kLitGpt, R"({"abl_mamba": true})")), "ssasssas");
+  EXPECT_EQ(kinds(read(kLitGpt, R"({"mamba_swa_mlp": true, "mb_per_layer": -1})")), "masmasmasmas");
   EXPECT_EQ(kinds(read(kLitGpt, R"({"attn_layer_pos": "[]"})")), "msmsmsms");
   EXPECT_EQ(
       kinds(read(kLitGpt, R"({"mamba": true, "n_head": 32, "bias": true, "parallel_residual": true,
@@ -136,6 +140,19 @@ TEST(Layout, LitGptsMeanings) {
   EXPECT_TRUE(untied.aliases.empty());
   EXPECT_EQ(untied.config.layers[2].at("rope"), false);
   EXPECT_EQ(read(kLitGpt, R"({"n_query_groups": null})").config.layers[2].at("kv_heads"), 4);
+  EXPECT_FALSE(attention.contains("short_conv"));
+  EXPECT_EQ(read(kLitGpt, R"({"sc_attn": true})").config.layers[2].at("short_conv"), 4);
+  const Json stand_in = read(kLitGpt, R"({"abl_mamba": true})").config.layers[0];
+  EXPECT_EQ(stand_in.at("type"), "swiglu");
+  EXPECT_EQ(stand_in.at("d_ff"), 128) << "twice d_model";
+  const Json mega = read(kLitGpt, R"({"use_mega": true, "mb_per_layer": -1})").config.layers[0];
+  EXPECT_EQ(mega.at("chunk"), 2048);
+  EXPECT_EQ(mega.at("z_width"), 128);
+  EXPECT_EQ(mega.at("dt_rank"), 2);
+  EXPECT_EQ(read(kLitGpt, R"({"use_mega": true, "mb_per_layer": -1, "mega_chunk": 16})")
+                .config.layers[2]
+                .at("chunk"),
+            16);
   EXPECT_TRUE(read(kLitGpt, R"({"mamba": true, "mamba_init": false})").config.tied);
 }
 
@@ -193,10 +210,6 @@ TEST(Layout, NamesTheKeyThatItCannotRun) {
       {kLitGpt, R"({"rotary_percentage": 0.5})",
        "c.json: rotary_percentage: expected 1.0, found 0.5"},
       {kLitGpt, R"({"rotary_percentage": null})", "rotary_percentage: expected 1.0, found 0.25"},
-      {kLitGpt, R"({"use_mega": true})", "c.json: use_mega: expected false, found true"},
-      {kLitGpt, R"({"abl_mamba": true})", "c.json: abl_mamba: expected false"},
-      {kLitGpt, R"({"mamba_swa_mlp": true})", "c.json: mamba_swa_mlp: expected false"},
-      {kLitGpt, R"({"sc_attn": true})", "c.json: sc_attn: expected false"},
       {kLitGpt, R"({"ret_per_layer": 2})", "c.json: ret_per_layer: expected -1, found 2"},
       {kLitGpt, R"({"gla_per_layer": 2})", "c.json: gla_per_layer: expected -1, found 2"},
       {kLitGpt, R"({"parallel_residual": true})", "c.json: parallel_residual: expected false"},
@@ -295,6 +308,8 @@ TEST(Layout, RefusesModelsWhoseSizesTogetherAreTooLargeWithoutMemory) {
 TEST(Layout, KnowsBuffersWithoutMeaning) {
   EXPECT_TRUE(is_buffer("model.layers.3.self_attn.rotary_emb.inv_freq"));
   EXPECT_FALSE(is_buffer("model.layers.3.self_attn.q_proj.weight"));
+  EXPECT_TRUE(is_buffer("transformer.h.1.attn.rel_pos_bias._float_tensor"));
+  EXPECT_FALSE(is_buffer("transformer.h.1.attn.rel_pos_bias.alpha"));
 }
 
 }  // namespace

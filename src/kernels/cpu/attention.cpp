@@ -84,14 +84,19 @@ class Forward {
   using Vector = typename Tiling<T>::Vector;
 
   Forward(CpuStream& stream, const op::Attention& op, const Array<Span>& spans)
-      : stream_(stream), op_(op), pieces_(stream, spans.count), width_(padded<T>(op.heads.width)) {
+      : stream_(stream),
+        op_(op),
+        window_{op.window, op.chunked},
+        pieces_(stream, spans.count),
+        width_(padded<T>(op.heads.width)),
+        value_width_(padded<T>(op.heads.value_width)) {
     const Index group = op.heads.heads / op.heads.kv_heads;
     for (Index i = 0; i < pieces_.count; ++i) {
       Piece& piece = pieces_[i];
       piece.span = spans[i];
       piece.first_key = piece.span.position;
       if (piece.span.continues() && !op.key_state.empty())
-        piece.first_key = std::max<Index>(0, piece.span.position - op.window + 1);
+        piece.first_key = window_.first_key(piece.span.position);
       describe(piece, i > 0 ? &pieces_[i - 1] : nullptr, group, Tiling<T>::kLanes);
     }
   }
@@ -102,9 +107,9 @@ class Forward {
     // A few heads at a time where one has too few tiles to keep all threads busy.
     const Index heads = std::clamp<Index>(4 * stream_.threads() / tiles, 1, op_.heads.kv_heads);
     keys_ = Matrix(stream_, dtype_of<Element>(), heads * blocks, kBlock * width_);
-    values_ = Matrix(stream_, dtype_of<Element>(), heads * blocks, kBlock * width_);
+    values_ = Matrix(stream_, dtype_of<Element>(), heads * blocks, kBlock * value_width_);
     scratch_ = Matrix(stream_, dtype_of<E>(), stream_.threads(),
-                      (kBlock + 2 * width_) * Tiling<T>::kLanes);
+                      (kBlock + width_ + value_width_) * Tiling<T>::kLanes);
     for (Index head = 0; head < op_.heads.kv_heads; head += heads) {
       const Index count = std::min(heads, op_.heads.kv_heads - head);
       parallel_tasks(stream_, count * blocks,
@@ -131,7 +136,7 @@ class Forward {
   void pack(Index head, Index block, Index to) {
     const Piece& piece = piece_of(pieces_, block, &Piece::packed);
     const Index base = (piece.first_block + block - piece.packed) * kBlock;
-    const Index column = head * op_.heads.width;
+    const Index width = op_.heads.width, value_width = op_.heads.value_width;
     Element* keys = keys_.template row<Element>(to);
     auto* values = reinterpret_cast<typename Tiling<T>::Item*>(values_.template row<Element>(to));
     for (Index j = 0; j < kBlock; j += Tiling<T>::kTerms) {
@@ -139,21 +144,21 @@ class Forward {
       for (Index r = 0; r < Tiling<T>::kTerms; ++r) {
         const T* key = find(op_.k, op_.key_state, piece, base + j + r);
         rows[r] = find(op_.v, op_.value_state, piece, base + j + r);
-        if (key != nullptr) key += column, rows[r] += column;
-        pack_row<T>(key, op_.heads.width, keys + (j + r) * width_);
+        if (key != nullptr) key += head * width, rows[r] += head * value_width;
+        pack_row<T>(key, width, keys + (j + r) * width_);
       }
-      pack_panels<T>(rows, op_.heads.width, j / Tiling<T>::kTerms, values);
+      pack_panels<T>(rows, value_width, j / Tiling<T>::kTerms, values);
     }
   }
 
   void attend(Index head, Index tile, Index packed) {
     const Piece& piece = piece_of(pieces_, tile, &Piece::tile);
-    const Lanes<T> lanes(piece, op_.heads, op_.window, head, tile - piece.tile);
+    const Lanes<T> lanes(piece, op_.heads, window_, head, tile - piece.tile);
     auto* scores = reinterpret_cast<Vector*>(scratch_.template row<E>(omp_get_thread_num()));
     Vector* sums = scores + kBlock * kTileVectors;
-    auto* queries = reinterpret_cast<Element*>(sums + width_ * kTileVectors);
+    auto* queries = reinterpret_cast<Element*>(sums + value_width_ * kTileVectors);
     pack_columns<T>(op_.q, lanes, op_.heads.width, queries);
-    for (Index i = 0; i < width_ * kTileVectors; ++i) sums[i] = Vector{};
+    for (Index i = 0; i < value_width_ * kTileVectors; ++i) sums[i] = Vector{};
     Softmax<T> softmax(op_.scale);
     for (Index b = lanes.first_key() / kBlock; b <= lanes.last_key() / kBlock; ++b) {
       const Sight<T> sight(lanes, b);
@@ -164,8 +169,8 @@ class Forward {
       else
         softmax.template weigh<false>(scores, sight);
       accumulate<T>(values_.template row<Element>(row),
-                    reinterpret_cast<typename Tiling<T>::Items*>(scores), op_.heads.width, sight,
-                    softmax.factor, sums);
+                    reinterpret_cast<typename Tiling<T>::Items*>(scores), op_.heads.value_width,
+                    sight, softmax.factor, sums);
     }
     write(lanes, softmax, sums);
   }
@@ -173,36 +178,36 @@ class Forward {
   void write(const Lanes<T>& lanes, const Softmax<T>& softmax, const Vector* sums) {
     Vector inverse[kTileVectors] = {};
     for (Index n = 0; n < lanes.vectors; ++n) inverse[n] = 1 / softmax.sum[n];
-    unpack_columns<T>(sums, inverse, lanes, op_.heads.width, op_.y);
+    unpack_columns<T>(sums, inverse, lanes, op_.heads.value_width, op_.y);
     if (op_.lse.empty()) return;
     for (Index i = 0; i < lanes.count; ++i) {
       const Index n = i / Tiling<T>::kPerVector, lane = i % Tiling<T>::kPerVector;
       const E exponent = softmax.largest[n][lane] * softmax.scale + std::log2(softmax.sum[n][lane]);
-      op_.lse.template row<E>(lanes.row[i])[lanes.column[i] / op_.heads.width] =
-          exponent * static_cast<E>(kLn2);
+      op_.lse.template row<E>(lanes.row[i])[lanes.head[i]] = exponent * static_cast<E>(kLn2);
     }
   }
 
   /// Writes the span's last keys and values to the ring.
   void leave(const Span& span) {
     if (span.slot < 0) return;
-    const Index cols = op_.k.cols;
+    const auto copy_row = [&](View ring, ConstView rows, Index i) {
+      std::memcpy(ring.row<T>(span.slot) + (span.position + i) % capacity() * rows.cols,
+                  rows.row<T>(span.first + i), static_cast<std::size_t>(rows.cols) * sizeof(T));
+    };
     for (Index i = std::max<Index>(0, span.length - capacity()); i < span.length; ++i) {
-      const Index at = (span.position + i) % capacity() * cols;
-      const auto bytes = static_cast<std::size_t>(cols) * sizeof(T);
-      std::memcpy(op_.key_state.template row<T>(span.slot) + at,
-                  op_.k.template row<T>(span.first + i), bytes);
-      std::memcpy(op_.value_state.template row<T>(span.slot) + at,
-                  op_.v.template row<T>(span.first + i), bytes);
+      copy_row(op_.key_state, op_.k, i);
+      copy_row(op_.value_state, op_.v, i);
     }
   }
 
   CpuStream& stream_;
   const op::Attention& op_;
+  Window window_;
   Array<Piece> pieces_;
   Index width_;
+  Index value_width_;
   Matrix keys_;     ///< [heads * blocks] of [kBlock, width]
-  Matrix values_;   ///< the same in panels
+  Matrix values_;   ///< [heads * blocks] of [kBlock, value width] in panels
   Matrix scratch_;  ///< a row for each thread: scores, sums, queries
 };
 

@@ -13,7 +13,11 @@ template <class T>
 class Steps {
  public:
   Steps(CpuStream& stream, const op::Attention& op, const Array<Span>& spans)
-      : stream_(stream), op_(op), spans_(spans), first_task_(stream, spans.count + 1) {
+      : stream_(stream),
+        op_(op),
+        window_{op.window, op.chunked},
+        spans_(spans),
+        first_task_(stream, spans.count + 1) {
     first_task_[0] = 0;
     for (Index i = 0; i < spans.count; ++i)
       first_task_[i + 1] =
@@ -22,12 +26,13 @@ class Steps {
 
   void run() {
     const Index heads = op_.heads.heads, width = op_.heads.width, tasks = first_task_[spans_.count];
-    sums_ = Matrix(stream_, DType::f32, tasks, heads * width);
+    const Index value_width = op_.heads.value_width;
+    sums_ = Matrix(stream_, DType::f32, tasks, heads * value_width);
     largest_ = Matrix(stream_, DType::f32, tasks, heads);
     totals_ = Matrix(stream_, DType::f32, tasks, heads);
     queries_ = Matrix(stream_, DType::f32, spans_.count, heads * width);
     weights_ = Matrix(stream_, DType::f32, stream_.threads(), heads * kChunk);
-    rows_ = Matrix(stream_, DType::f32, stream_.threads(), kRows * width);
+    rows_ = Matrix(stream_, DType::f32, stream_.threads(), kRows * std::max(width, value_width));
     for (Index i = 0; i < spans_.count; ++i) prepare(i);
     parallel_tasks(stream_, tasks, [&](Index task) { attend(task); });
     parallel_tasks(stream_, spans_.count, [&](Index i) { finish(i); });
@@ -39,9 +44,7 @@ class Steps {
   static constexpr Index kRows = 8;  // keys in flight
   static constexpr Index kVector = Tiling<float>::kPerVector;
 
-  Index first_key(const Span& span) const {
-    return std::max<Index>(0, span.position - op_.window + 1);
-  }
+  Index first_key(const Span& span) const { return window_.first_key(span.position); }
 
   /// The sum, or with kLargest the largest, of the elements.
   template <bool kLargest>
@@ -90,11 +93,13 @@ class Steps {
   /// Leaves the token's key and value in the ring, where attend() finds all of them.
   void prepare(Index i) {
     const Span& span = spans_[i];
-    const Index cols = op_.k.cols, capacity = op_.key_state.cols / cols;
-    const Index at = span.position % capacity * cols;
-    const auto bytes = static_cast<std::size_t>(cols) * sizeof(T);
-    __builtin_memcpy(op_.key_state.row<T>(span.slot) + at, op_.k.row<T>(span.first), bytes);
-    __builtin_memcpy(op_.value_state.row<T>(span.slot) + at, op_.v.row<T>(span.first), bytes);
+    const Index row = span.position % (op_.key_state.cols / op_.k.cols);
+    const auto copy_row = [&](View ring, ConstView rows) {
+      __builtin_memcpy(ring.row<T>(span.slot) + row * rows.cols, rows.row<T>(span.first),
+                       static_cast<std::size_t>(rows.cols) * sizeof(T));
+    };
+    copy_row(op_.key_state, op_.k);
+    copy_row(op_.value_state, op_.v);
     for (Index d = 0; d < op_.q.cols; ++d)
       queries_.row<float>(i)[d] = get(op_.q.row<T>(span.first)[d]);
   }
@@ -112,10 +117,10 @@ class Steps {
     const float* queries = queries_.row<float>(i);
     for (Index j = begin; j < end; j += kRows) {
       const T* rows[kRows];
-      find(op_.key_state, span, first, base + j + kRows, last, rows);
-      prefetch(rows);
-      find(op_.key_state, span, first, base + j, last, rows);
-      for_each_head(rows, [&](Index h, const auto* const* keys) {
+      find(op_.key_state, op_.k.cols, span, first, base + j + kRows, last, rows);
+      prefetch(rows, op_.k.cols);
+      find(op_.key_state, op_.k.cols, span, first, base + j, last, rows);
+      for_each_head(rows, op_.heads.width, [&](Index h, const auto* const* keys) {
         score(queries + h * op_.heads.width, keys, weights + h * kChunk + j);
       });
     }
@@ -125,19 +130,20 @@ class Steps {
     for (Index d = 0; d < sums_.cols(); ++d) sums[d] = 0;
     for (Index j = begin; j < end; j += kRows) {
       const T* rows[kRows];
-      find(op_.value_state, span, first, base + j + kRows, last, rows);
-      prefetch(rows);
-      find(op_.value_state, span, first, base + j, last, rows);
-      for_each_head(rows, [&](Index h, const auto* const* values) {
-        add(values, weights + h * kChunk + j, sums + h * op_.heads.width);
+      find(op_.value_state, op_.v.cols, span, first, base + j + kRows, last, rows);
+      prefetch(rows, op_.v.cols);
+      find(op_.value_state, op_.v.cols, span, first, base + j, last, rows);
+      for_each_head(rows, op_.heads.value_width, [&](Index h, const auto* const* values) {
+        add(values, weights + h * kChunk + j, sums + h * op_.heads.value_width);
       });
     }
   }
 
-  /// Calls f(h, rows of its kv head); heads that share bf16 rows find them widened once.
+  /// Calls f(h, rows of its kv head), `width` wide; heads that share bf16 rows find them widened
+  /// once.
   template <class F>
-  [[gnu::always_inline]] void for_each_head(const T* const* rows, F&& f) const {
-    const Index width = op_.heads.width, group = op_.heads.heads / op_.heads.kv_heads;
+  [[gnu::always_inline]] void for_each_head(const T* const* rows, Index width, F&& f) const {
+    const Index group = op_.heads.heads / op_.heads.kv_heads;
     const bool widened = group > 1 && std::is_same_v<T, Bf16>;
     const T* narrow[kRows];
     const float* wide[kRows];
@@ -161,19 +167,19 @@ class Steps {
 
   /// Asks for rows that are needed next. Where heads share rows the work on a few of them lasts too
   /// long for the machine to see the pattern; elsewhere it does.
-  void prefetch(const T* const* rows) const {
+  void prefetch(const T* const* rows, Index cols) const {
     if (op_.heads.heads == op_.heads.kv_heads) return;
-    const Index bytes = op_.k.cols * static_cast<Index>(sizeof(T));
+    const Index bytes = cols * static_cast<Index>(sizeof(T));
     for (Index r = 0; r < kRows; ++r)
       for (Index b = 0; b < bytes; b += 64)
         __builtin_prefetch(reinterpret_cast<const std::byte*>(rows[r]) + b, 0, 2);
   }
 
-  /// Rows of the ring of kRows positions from `from` on; those outside [first, last] repeat one
-  /// inside.
-  void find(ConstView state, const Span& span, Index first, Index from, Index last,
+  /// Rows of the ring, `cols` wide, of kRows positions from `from` on; those outside [first, last]
+  /// repeat one inside.
+  void find(ConstView state, Index cols, const Span& span, Index first, Index from, Index last,
             const T* (&rows)[kRows]) const {
-    const Index cols = op_.k.cols, capacity = state.cols / cols;
+    const Index capacity = state.cols / cols;
     for (Index r = 0; r < kRows; ++r)
       rows[r] = state.row<T>(span.slot) + std::clamp(from + r, first, last) % capacity * cols;
   }
@@ -218,7 +224,7 @@ class Steps {
   /// sums += weights[r] * value in rows[r]
   template <class Row>
   void add(const Row* const* rows, const float* weights, float* sums) const {
-    const Index width = op_.heads.width;
+    const Index width = op_.heads.value_width;
     Index d = 0;
     for (; d + kVector <= width; d += kVector) {
       Vector sum = load(sums + d);
@@ -232,7 +238,7 @@ class Steps {
 
   /// Adds up the chunks of span i.
   void finish(Index i) const {
-    const Index first = first_task_[i], end = first_task_[i + 1], width = op_.heads.width;
+    const Index first = first_task_[i], end = first_task_[i + 1], width = op_.heads.value_width;
     for (Index h = 0; h < op_.heads.heads; ++h) {
       float largest = largest_.row<float>(first)[h], total = 0;
       for (Index t = first + 1; t < end; ++t)
@@ -255,12 +261,13 @@ class Steps {
 
   CpuStream& stream_;
   const op::Attention& op_;
+  Window window_;
   const Array<Span>& spans_;
   Array<Index> first_task_;  ///< of each span; behind the last their number
   Matrix queries_;           ///< [spans, H * K]
   Matrix weights_;           ///< [threads, H * kChunk]
-  Matrix rows_;              ///< [threads, kRows * K]: rows of one kv head, widened
-  Matrix sums_;              ///< [tasks, H * K]: weights times values
+  Matrix rows_;              ///< [threads, kRows * K or V]: rows of one kv head, widened
+  Matrix sums_;              ///< [tasks, H * V]: weights times values
   Matrix largest_;           ///< [tasks, H], as exponents of two
   Matrix totals_;            ///< [tasks, H]: the sums of the weights
 };

@@ -189,6 +189,16 @@ template <class Vector>
   }
 }
 
+/// Which keys a query sees: those from first_key to its own position.
+struct Window {
+  Index length;
+  bool chunked;
+
+  Index first_key(Index position) const {
+    return chunked ? position / length * length : std::max<Index>(0, position - length + 1);
+  }
+};
+
 /// The keys that one span sees and the queries that it asks, in units of blocks and tiles.
 struct Piece {
   Span span;
@@ -248,12 +258,13 @@ struct Lanes {
   static constexpr Index kLanes = Tiling<T>::kLanes;
   Index count;
   Index vectors;
-  Index row[kLanes];     ///< in the batch
-  Index column[kLanes];  ///< of the head's first element in q and y
-  Index first[kLanes];   ///< position of the first key
-  Index last[kLanes];    ///< of the last; before the first in lanes without a query
+  Index row[kLanes];    ///< in the batch
+  Index head[kLanes];   ///< of the queries
+  Index first[kLanes];  ///< position of the first key
+  Index last[kLanes];   ///< of the last; before the first in lanes without a query
 
-  Lanes(const Piece& piece, const op::Heads& heads, Index window, Index kv_head, Index tile) {
+  Lanes(const Piece& piece, const op::Heads& heads, const Window& window, Index kv_head,
+        Index tile) {
     const Index group = heads.heads / heads.kv_heads;
     const Index begin = tile * kLanes;
     count = std::min(kLanes, piece.span.length * group - begin);
@@ -261,9 +272,9 @@ struct Lanes {
     for (Index i = 0; i < kLanes; ++i) {
       const Index query = std::min(begin + i, piece.span.length * group - 1) / group;
       row[i] = piece.span.first + query;
-      column[i] = (kv_head * group + (begin + i) % group) * heads.width;
+      head[i] = kv_head * group + (begin + i) % group;
       last[i] = piece.span.position + query;
-      first[i] = std::max(piece.first_key, last[i] - window + 1);
+      first[i] = std::max(piece.first_key, window.first_key(last[i]));
       if (i >= count) last[i] = first[i] - 1;
     }
   }
@@ -430,7 +441,8 @@ template <class E, class Vector>
   }
 }
 
-/// Writes the lanes' rows of x as columns: to[d / kTerms][lane][d % kTerms], zeros beside them.
+/// Writes the lanes' rows of x, whose heads are `width` wide, as columns:
+/// to[d / kTerms][lane][d % kTerms], zeros beside them.
 template <class T>
 [[gnu::noinline]] void pack_columns(ConstView x, const Lanes<T>& lanes, Index width,
                                     typename Tiling<T>::Element* to) {
@@ -443,10 +455,10 @@ template <class T>
       Items rows[kPerVector];
       for (Index i = 0; i < kPerVector; ++i) {
         const Index lane = n * kPerVector + i, d = t * kTerms;
-        rows[i] =
-            lane >= lanes.count
-                ? Items{}
-                : load_items<T>(x.row<T>(lanes.row[lane]) + lanes.column[lane] + d, width - d);
+        rows[i] = lane >= lanes.count
+                      ? Items{}
+                      : load_items<T>(x.row<T>(lanes.row[lane]) + lanes.head[lane] * width + d,
+                                      width - d);
       }
       transpose<typename Tiling<T>::Item>(rows);
       for (Index i = 0; i < std::min(kPerVector, items - t); ++i)
@@ -468,7 +480,7 @@ template <class T>
       transpose<Exact<T>>(rows);
       for (Index i = 0; i < std::min(kPerVector, lanes.count - n * kPerVector); ++i) {
         const Index lane = n * kPerVector + i;
-        store<T>(y.row<T>(lanes.row[lane]) + lanes.column[lane] + d, rows[i], width - d);
+        store<T>(y.row<T>(lanes.row[lane]) + lanes.head[lane] * width + d, rows[i], width - d);
       }
     }
 }

@@ -141,13 +141,14 @@ void multiply_tile(Index rows, Index panels, Index units, const Exact<T>* a, con
   step.template operator()<1>();
 }
 
-/// y (+)= a bᵀ.
+/// y (+)= a bᵀ, or y = bias + a bᵀ.
 template <class T>
 struct Product {
   View y;  ///< [rows of a, rows of b]; dtype of T, or exact
   Operand<T> a;
   Operand<T> b = {};                  ///< left out where there are panels
   const Packed<T>* panels = nullptr;  ///< what PackLinear wrote of b
+  ConstView bias = {};                ///< [1, columns of y], exact: begins the sums where given
   Index depth;                        ///< terms of each sum
   bool add;                           ///< y's old values begin the sums
 };
@@ -317,8 +318,13 @@ class Gemm {
 
   void begin_sums(Sum* sums, Index first, Index rows, Index p, Index panels) {
     const View& y = product_.y;
+    const bool biased = !product_.bias.empty();
     for_each_lane(sums, first, rows, p, panels, [&](Sum* to, Index r, Index c) {
-      const Lane start = product_.add ? Lane::load_first(y.row<Sum>(r) + c, y.cols - c) : Lane{};
+      Lane start{};
+      if (product_.add)
+        start = Lane::load_first(y.row<Sum>(r) + c, y.cols - c);
+      else if (biased)
+        start = Lane::load_first(product_.bias.template row<Sum>(0) + c, y.cols - c);
       start.store(to);
     });
   }

@@ -32,6 +32,20 @@ void pack_weight(const op::PackLinear& op, Index first, Index last) {
   }
 }
 
+/// Adds the rows of dy to dbias, one after the other; threads share the columns.
+template <class T>
+void add_rows(CpuStream& stream, ConstView dy, View dbias) {
+  const Index grain = std::max<Index>(16, kGrain / 8 / std::max<Index>(dy.rows, 1));
+  parallel_ranges(stream, dy.cols, grain, [&](Index first, Index last) {
+    Exact<T>* sums = dbias.row<Exact<T>>(0);
+    for (Index n = 0; n < dy.rows; ++n) {
+      const T* row = dy.row<T>(n);
+#pragma omp simd
+      for (Index i = first; i < last; ++i) sums[i] += get(row[i]);
+    }
+  });
+}
+
 }  // namespace
 
 template <Tier>
@@ -46,7 +60,8 @@ void run_on(CpuStream& stream, const op::PackLinear& op) {
 template <Tier>
 void run_on(CpuStream& stream, const op::Linear& op) {
   visit_float(op.dtype(), [&]<class T>() {
-    Product<T> product{.y = op.y, .a = operand<T>(op.x, true), .depth = op.x.cols, .add = op.add};
+    Product<T> product{
+        .y = op.y, .a = operand<T>(op.x, true), .bias = op.bias, .depth = op.x.cols, .add = op.add};
     if (op.packed)
       product.panels = reinterpret_cast<const Packed<T>*>(op.w.data);
     else
@@ -72,6 +87,7 @@ void run_on(CpuStream& stream, const op::LinearBackward& op) {
                .depth = op.dy.rows,
                .add = true})
           .run(stream);
+    if (!op.dbias.empty()) add_rows<T>(stream, op.dy, op.dbias);
   });
 }
 
