@@ -110,7 +110,8 @@ void AddedTokens::split(std::string_view text, const Sink& sink) const {
     if (token.rstrip) stop = spaces_behind(text, stop);
     if (done < start) sink(-1, text.substr(done, start - done));
     sink(token.id, {});
-    done = std::max(done, stop);
+    // A token may begin in the white space that one before it took; text goes on behind this one.
+    done = stop;
   }
   if (done < text.size()) sink(-1, text.substr(done));
 }

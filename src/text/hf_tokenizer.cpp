@@ -29,6 +29,8 @@ class HfTokenizer final : public TokenModel {
       }
       std::string buffers[2];
       token.content = std::string(normalizer_.apply(token.content, buffers));
+      Surface& surface = surfaces_[static_cast<std::size_t>(token.id)];
+      if (!token.special) surface = surface_of(token.content, rules_);
       normalized.push_back(std::move(token));
     }
     raw_ = AddedTokens(std::move(raw));

@@ -16,7 +16,8 @@ enum class CharClass : std::uint8_t { letter, number, space, other };
 /// The class of a code point (general category; the property White_Space for space).
 CharClass char_class(char32_t code);
 
-/// Whether \w matches the code point: letters, marks, decimal digits, connecting punctuation.
+/// Whether \w matches the code point: letters, marks, decimal digits, connecting punctuation and
+/// the two joiners.
 bool is_word_char(char32_t code);
 
 /// A character of valid UTF-8 text.
