@@ -54,9 +54,7 @@ void write(const Options& options, const ModelSource& source, Model& model,
            const std::vector<LengthLoss>& losses, Index sequences) {
   Report report = run_report(source, model, losses, sequences);
   if (!options.prompt.empty()) {
-    if (source.tokenizer().empty())
-      fail(source.folder, ": expected a tokenizer.model beside the weights");
-    const Tokenizer tokenizer(source.tokenizer());
+    const Tokenizer tokenizer(source.folder);
     for (const std::string& prompt : options.prompt)
       report.samples.push_back(write_sample(model, tokenizer, prompt, options.tokens,
                                             static_cast<std::uint64_t>(options.common.seed)));
@@ -80,7 +78,8 @@ int perplexity(std::vector<std::string> words) {
   for (const Index length : options.lengths) expect_size("eval", "lengths", length);
 
   const TokenWindows windows(find_split(options.data, "validation"), options.lengths.back() + 1);
-  if (!source.tokenizer().empty()) windows.expect_tokenizer(Tokenizer(source.tokenizer()).hash());
+  if (const std::string own = find_tokenizer(source.folder); !own.empty())
+    windows.expect_tokenizer(Tokenizer(own).hash());
   Stream stream = options.common.stream();
   const auto model = load_model(source, stream, options.common.element_type(), false);
   model->pack();

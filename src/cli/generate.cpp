@@ -113,9 +113,7 @@ struct Timing {
 /// What a request needs of the options.
 Request request_for(const Options& options, const Tokenizer& tokenizer, const std::string& prompt) {
   Request request;
-  request.prompt = tokenizer.encode(prompt);
-  if (request.prompt.empty())
-    request.prompt.push_back(tokenizer.bos() >= 0 ? tokenizer.bos() : tokenizer.eos());
+  request.prompt = tokenizer.prompt(prompt);
   request.max_tokens = options.tokens;
   request.sampling = {options.temperature, options.top_k, options.top_p,
                       static_cast<std::uint64_t>(options.common.seed)};
@@ -166,9 +164,7 @@ int run_generate(const std::vector<std::string>& all) {
   const ModelSource source = open_model(words[0]);
   if (source.folder.empty())
     fail(words[0], ": a preset has no weights; train it first: sambalm train ", words[0]);
-  if (source.tokenizer().empty())
-    fail(source.folder, ": expected a tokenizer.model beside the weights");
-  const Tokenizer tokenizer(source.tokenizer());
+  const Tokenizer tokenizer(source.folder);
   Stream stream = options.common.stream();
   const auto model = load_model(source, stream, options.common.element_type(), false);
   model->pack();

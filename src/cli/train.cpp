@@ -166,13 +166,12 @@ class Run {
     data_.emplace(data_options(options_));
     const PackedMeta& meta = data_->sources()[0].meta();
     data_->expect_tokenizer(meta.tokenizer_hash);
-    const std::string own = source_.tokenizer();
-    if (!own.empty()) data_->expect_tokenizer(Tokenizer(own).hash());
+    const std::string own = find_tokenizer(source_.folder);
+    tokenizer_.emplace(own.empty() ? data_->sources()[0].folder() : own);
+    data_->expect_tokenizer(tokenizer_->hash());
     if (meta.vocabulary > source_.layout.config.vocab)
       fail(data_->sources()[0].folder(), ": its tokenizer has ", meta.vocabulary,
            " pieces; the model's vocabulary is ", source_.layout.config.vocab);
-    const std::string path = data_->sources()[0].folder() + "/" + kPackedTokenizer;
-    tokenizer_ = read_text(own.empty() ? path : own);
     const std::string root = parse_data_source(options_.data[0]).folder;
     const std::string held_out = find_split(root, "validation");
     if (held_out == root) return;
@@ -237,7 +236,7 @@ class Run {
   }
 
   void save() {
-    folder_.save(*trainer_, write_fields(options_), tokenizer_, validation_loss_);
+    folder_.save(*trainer_, write_fields(options_), &*tokenizer_, validation_loss_);
     validation_loss_.reset();
   }
 
@@ -250,8 +249,8 @@ class Run {
   std::optional<TokenWindows> validation_;
   std::optional<Trainer> trainer_;
   std::optional<TrainingLog> log_;
-  std::string tokenizer_;  ///< bytes of the model file
-  double ceiling_ = 0;     ///< FLOP/s of a large matrix product, measured at the start
+  std::optional<Tokenizer> tokenizer_;
+  double ceiling_ = 0;  ///< FLOP/s of a large matrix product, measured at the start
   std::optional<double> validation_loss_;  ///< since the last checkpoint
 };
 

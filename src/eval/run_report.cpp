@@ -127,8 +127,7 @@ Sample write_sample(Model& model, const Tokenizer& tokenizer, const std::string&
   Sample sample;
   sample.prompt = prompt;
   Request request;
-  request.prompt = tokenizer.encode(prompt);
-  if (request.prompt.empty()) request.prompt.push_back(tokenizer.eos());
+  request.prompt = tokenizer.prompt(prompt);
   request.max_tokens = tokens;
   request.sampling = {.temperature = 0.8, .seed = seed};
   StreamingDecoder decoder(tokenizer);

@@ -27,11 +27,6 @@ std::string resolve(const std::string& folder) {
 
 }  // namespace
 
-std::string ModelSource::tokenizer() const {
-  const fs::path path = fs::path(folder) / "tokenizer.model";
-  return !folder.empty() && exists(path.string()) ? path.string() : std::string();
-}
-
 ModelSource open_model(const std::string& name) {
   if (is_folder(name)) {
     const std::string folder = resolve(name);

@@ -15,9 +15,6 @@ struct ModelSource {
   std::string name;    ///< as the user named it
   std::string folder;  ///< where config.json lies; empty for a preset
   Layout layout;
-
-  /// The path of the folder's tokenizer.model, or "" where there is none.
-  std::string tokenizer() const;
 };
 
 /// Throws an Error that lists what was looked for.

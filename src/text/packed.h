@@ -45,7 +45,7 @@ struct PackedMeta {
   };
 
   std::string split;           ///< e.g. "train"
-  std::string tokenizer_hash;  ///< Tokenizer::hash() of the tokenizer.model beside it
+  std::string tokenizer_hash;  ///< Tokenizer::hash() of the tokenizer beside it
   std::int32_t vocabulary = 0;
   std::int32_t bos = -1;
   std::int32_t eos = -1;  ///< ends every document
@@ -60,9 +60,8 @@ struct PackedMeta {
   std::vector<File> files;  ///< in reading order
 };
 
-/// The names of what lies beside the packed files.
+/// The name of what is said about the packed files, beside them. The tokenizer lies there too.
 inline constexpr const char* kPackedMeta = "meta.json";
-inline constexpr const char* kPackedTokenizer = "tokenizer.model";
 
 void write_packed_meta(const std::string& folder, const PackedMeta& meta);
 /// Throws an Error that names the file and the field, and one with a hint when there is no

@@ -262,7 +262,7 @@ void check(const PrepareOptions& options, const Tokenizer& tokenizer) {
   if (options.prefix.find('/') != std::string::npos)
     fail("prepare: prefix: found \"", options.prefix, "\"; expected a part of a file name");
   if (tokenizer.eos() < 0)
-    fail(tokenizer.name(), ": found no end mark </s>; expected one to end documents with");
+    fail(tokenizer.name(), ": found no end mark; expected one to end documents with");
 }
 
 /// Part `index` of `count` parts whose sizes differ by at most 1, the larger ones first.
@@ -338,7 +338,7 @@ std::vector<PackedMeta> prepare(const PrepareOptions& given) {
   for (const auto& split : splits) {
     expect_tokens(*split, options, pipeline.progress.documents);
     const std::string& folder = split->folder.working_path();
-    write_text((fs::path(folder) / kPackedTokenizer).string(), tokenizer.bytes());
+    tokenizer.write(folder);
     write_packed_meta(folder, split->meta);
     metas.push_back(split->meta);
   }

@@ -18,7 +18,7 @@ struct PrepareProgress {
 
 struct PrepareOptions {
   std::vector<std::string> inputs;  ///< files and folders, read in this order (see Corpus)
-  std::string tokenizer;            ///< a SentencePiece `.model` file with an end mark
+  std::string tokenizer;            ///< a file or folder (see Tokenizer), with an end mark
   std::string output;               ///< every split becomes a folder in this one
   std::string split = "train";
   std::string prefix;                ///< of file names; empty: the split's name

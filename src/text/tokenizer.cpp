@@ -1,79 +1,143 @@
 #include "text/tokenizer.h"
 
-#include <sentencepiece_processor.h>
-
+#include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
-#include "core/utf8.h"
-#include "text/sentencepiece_status.h"
+#include "text/encoder.h"
+#include "text/hf_tokenizer.h"
+#include "text/sentencepiece_model.h"
+#include "text/tokenizer_config.h"
 
 namespace samba {
 namespace {
 
-constexpr std::size_t kMaxBytes = std::size_t{64} << 20;
-constexpr std::string_view kSpace = "\u2581";
+namespace fs = std::filesystem;
 
-int byte_of(const std::string& piece) {
-  return static_cast<int>(std::stoul(piece.substr(3, 2), nullptr, 16));
+constexpr std::size_t kMaxBytes = std::size_t{64} << 20;
+constexpr const char* kSentencePiece = "tokenizer.model";
+constexpr const char* kHuggingFace = "tokenizer.json";
+
+/// GPT-2's vocabulary and what lies beside it.
+struct Pair {
+  const char* vocabulary;
+  const char* merges;
+};
+constexpr Pair kPairs[] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
+
+const Pair* pair_of(const std::string& name) {
+  for (const Pair& pair : kPairs)
+    if (name == pair.vocabulary) return &pair;
+  return nullptr;
 }
 
-/// Bytes of a character that begins with this one; 1 where none does.
-std::size_t promised_length(char first) {
-  const auto byte = static_cast<unsigned char>(first);
-  return byte < 0xc2 || byte > 0xf4 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
+TokenizerFile read_file(const fs::path& path, const std::string& name) {
+  return {name, path.string(), read_text(path.string(), kMaxBytes)};
+}
+
+/// The name under which a model folder keeps a file of this path.
+std::string folder_name(const fs::path& path) {
+  const std::string name = path.filename().string();
+  if (pair_of(name) != nullptr) return name;
+  return path.extension() == ".json" ? kHuggingFace : kSentencePiece;
+}
+
+std::vector<TokenizerFile> read_files(const std::string& given) {
+  const fs::path path = is_folder(given) ? find_tokenizer(given) : given;
+  if (path.empty())
+    fail(given,
+         ": found no tokenizer; expected tokenizer.model, tokenizer.json, or encoder.json "
+         "with vocab.bpe");
+  const std::string name = folder_name(path);
+  std::vector<TokenizerFile> files{read_file(path, name)};
+  if (const Pair* pair = pair_of(name))
+    files.push_back(read_file(path.parent_path() / pair->merges, pair->merges));
+  // Beside a tokenizer under a name of its own they could belong to another.
+  if (path.filename() == name)
+    for (const char* other : {kTokenizerConfig, kChatTemplate})
+      if (const fs::path beside = path.parent_path() / other; exists(beside.string()))
+        files.push_back(read_file(beside, other));
+  return files;
+}
+
+const TokenizerFile* find(const std::vector<TokenizerFile>& files, const std::string& name) {
+  const auto found = std::find_if(files.begin(), files.end(),
+                                  [&](const TokenizerFile& file) { return file.name == name; });
+  return found == files.end() ? nullptr : &*found;
+}
+
+std::unique_ptr<TokenModel> make_model(const std::vector<TokenizerFile>& files) {
+  const TokenizerFile& first = files.front();
+  TokenizerConfig config;
+  if (const TokenizerFile* file = find(files, kTokenizerConfig))
+    config = parse_tokenizer_config(file->bytes, file->place);
+  if (first.name == kHuggingFace) return hf_tokenizer(first, config);
+  if (const Pair* pair = pair_of(first.name)) {
+    const TokenizerFile* merges = find(files, pair->merges);
+    if (merges == nullptr)
+      fail(first.place, ": found a vocabulary alone; expected ", pair->merges, " beside it");
+    return gpt2_tokenizer(first, *merges, config);
+  }
+  return sentencepiece_model(first, config);
 }
 
 }  // namespace
 
+std::string find_tokenizer(const std::string& folder) {
+  if (folder.empty()) return "";
+  const fs::path root(folder);
+  for (const char* name : {kSentencePiece, kHuggingFace})
+    if (exists((root / name).string())) return (root / name).string();
+  for (const Pair& pair : kPairs)
+    if (exists((root / pair.vocabulary).string()) && exists((root / pair.merges).string()))
+      return (root / pair.vocabulary).string();
+  return "";
+}
+
 struct Tokenizer::State {
   std::string name;
-  std::string bytes;
   std::string hash;
-  PieceModel model;
-  sentencepiece::SentencePieceProcessor processor;
-  std::int32_t bos, eos, unknown, pad;
+  std::vector<TokenizerFile> files;
+  std::unique_ptr<const TokenModel> model;
 };
 
-Tokenizer::Tokenizer(const std::string& path)
-    : Tokenizer(from_bytes(read_text(path, kMaxBytes), path)) {}
+Tokenizer::Tokenizer(const std::string& path) {
+  load(read_files(path), path);
+}
 
 Tokenizer Tokenizer::from_bytes(std::string bytes, const std::string& name) {
   if (bytes.size() > kMaxBytes)
     fail(name, ": found ", bytes.size(), " bytes; expected at most ", kMaxBytes);
-  auto state = std::make_shared<State>();
-  state->model = parse_piece_model(bytes, name);
-  state->name = name;
-  state->hash = hex(fnv1a(bytes));
-  state->bytes = std::move(bytes);
-  silence_sentencepiece();
-  auto& processor = state->processor;
-  try {
-    const auto status = processor.LoadFromSerializedProto(state->bytes);
-    if (!status.ok()) fail(name, ": cannot load the model: ", reason(status));
-  } catch (const Error&) {
-    throw;
-  } catch (const std::exception& error) {
-    fail(name, ": cannot load the model: ", error.what());
-  }
-  if (static_cast<std::size_t>(processor.GetPieceSize()) != state->model.pieces.size())
-    fail(name, ": SentencePiece reads ", processor.GetPieceSize(), " pieces; expected ",
-         state->model.pieces.size());
-  state->bos = processor.bos_id();
-  state->eos = processor.eos_id();
-  state->unknown = processor.unk_id();
-  state->pad = processor.pad_id();
   Tokenizer tokenizer;
-  tokenizer.state_ = std::move(state);
+  tokenizer.load({{folder_name(name), name, std::move(bytes)}}, name);
   return tokenizer;
+}
+
+void Tokenizer::load(std::vector<TokenizerFile> files, const std::string& name) {
+  auto state = std::make_shared<State>();
+  state->name = name;
+  state->model = make_model(files);
+  std::string decisive = files.front().bytes;
+  if (const Pair* pair = pair_of(files.front().name)) decisive += find(files, pair->merges)->bytes;
+  state->hash = hex(fnv1a(decisive));
+  state->files = std::move(files);
+  state_ = std::move(state);
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<std::int32_t> ids;
-  const auto status = state_->processor.Encode(text, &ids);
-  if (!status.ok()) fail(state_->name, ": cannot encode: ", reason(status));
+  model().encode(text, nullptr, ids);
+  return ids;
+}
+
+std::vector<std::int32_t> Tokenizer::prompt(std::string_view text) const {
+  std::vector<std::int32_t> ids;
+  if (model().begins_with_bos()) ids.push_back(bos());
+  model().encode(text, nullptr, ids);
+  if (ids.empty()) ids.push_back(eos() >= 0 ? eos() : bos());
   return ids;
 }
 
@@ -84,91 +148,48 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   return text + decoder.flush();
 }
 
-const Piece& Tokenizer::piece(std::int32_t id) const {
+std::string_view Tokenizer::token(std::int32_t id) const {
   if (id < 0 || id >= vocabulary())
     fail(state_->name, ": found id ", id, "; expected 0 to ", vocabulary() - 1);
-  return state_->model.pieces[static_cast<std::size_t>(id)];
+  return model().token(id);
 }
 
-std::int32_t Tokenizer::vocabulary() const {
-  return static_cast<std::int32_t>(state_->model.pieces.size());
-}
-std::int32_t Tokenizer::bos() const {
-  return state_->bos;
-}
-std::int32_t Tokenizer::eos() const {
-  return state_->eos;
-}
-std::int32_t Tokenizer::unknown() const {
-  return state_->unknown;
-}
-std::int32_t Tokenizer::pad() const {
-  return state_->pad;
-}
 const std::string& Tokenizer::hash() const {
   return state_->hash;
 }
-const std::string& Tokenizer::bytes() const {
-  return state_->bytes;
+const std::vector<TokenizerFile>& Tokenizer::files() const {
+  return state_->files;
 }
 const std::string& Tokenizer::name() const {
   return state_->name;
 }
-const PieceModel& Tokenizer::model() const {
-  return state_->model;
+const TokenModel& Tokenizer::model() const {
+  return *state_->model;
 }
 
+void Tokenizer::write(const std::string& folder) const {
+  for (const TokenizerFile& file : files())
+    write_text((fs::path(folder) / file.name).string(), file.bytes);
+}
+
+StreamingDecoder::StreamingDecoder(Tokenizer tokenizer)
+    : tokenizer_(std::move(tokenizer)), decoder_(tokenizer_.model().decoder()) {}
+
 std::string StreamingDecoder::push(std::int32_t id) {
-  const Piece& piece = tokenizer_.piece(id);
-  const PieceModel& model = tokenizer_.model();
-  if (piece.type == PieceType::byte) {
-    bytes_ += static_cast<char>(byte_of(piece.text));
-    return settle_bytes(false);
-  }
-  std::string text = settle_bytes(true);
-  if (prefix_dropped_ || began_) at_start_ = false;
-  prefix_dropped_ = false;
-  if (piece.type == PieceType::control) return text;
-  if (piece.type == PieceType::unknown) {
-    text += model.unknown_surface;
-  } else {
-    std::string_view rest = piece.text;
-    if (at_start_ && rest.starts_with(kSpace) &&
-        (model.add_dummy_prefix || model.remove_extra_whitespaces)) {
-      rest.remove_prefix(kSpace.size());
-      // A model that removes extra spaces has none to keep before the first word.
-      prefix_dropped_ = !model.remove_extra_whitespaces;
-    }
-    for (std::size_t at; (at = rest.find(kSpace)) != rest.npos;) {
-      text.append(rest.substr(0, at)) += ' ';
-      rest.remove_prefix(at + kSpace.size());
-    }
-    text += rest;
-  }
-  began_ |= !text.empty();
-  return text;
+  tokenizer_.token(id);  // throws on an id outside the vocabulary
+  return decoder_->push(id);
 }
 
 std::string StreamingDecoder::flush() {
-  std::string text = settle_bytes(true);
-  began_ = prefix_dropped_ = false;
-  at_start_ = true;
-  return text;
+  return decoder_->flush();
 }
 
-std::string StreamingDecoder::settle_bytes(bool finish) {
-  std::string text;
-  while (!bytes_.empty()) {
-    const std::size_t length = utf8_length(bytes_);
-    if (length == 0 && !finish && bytes_.size() < promised_length(bytes_.front())) break;
-    if (length > 0)
-      text.append(bytes_, 0, length);
-    else
-      append_utf8(text, kReplacement);
-    bytes_.erase(0, std::max<std::size_t>(length, 1));
-  }
-  began_ |= !text.empty();
-  return text;
+Encoder::Encoder(Tokenizer tokenizer) : tokenizer_(std::move(tokenizer)) {
+  if (tokenizer_.model().cuts()) words_.emplace();
+}
+
+void Encoder::encode(std::string_view text, std::vector<std::int32_t>& ids) {
+  tokenizer_.model().encode(text, words_ ? &*words_ : nullptr, ids);
 }
 
 }  // namespace samba

@@ -98,14 +98,14 @@ class Partial {
   fs::path path_;
 };
 
-void write_checkpoint(const Trainer& trainer, const Json& run, const std::string& tokenizer_bytes,
+void write_checkpoint(const Trainer& trainer, const Json& run, const Tokenizer* tokenizer,
                       const fs::path& folder) {
   const Model& model = trainer.model();
   Json config = json_of(model.config());
   config["train"] = run;
   write_json((folder / "config.json").string(), config);
   write_weights(trainer, folder);
-  if (!tokenizer_bytes.empty()) write_text((folder / "tokenizer.model").string(), tokenizer_bytes);
+  if (tokenizer != nullptr) tokenizer->write(folder.string());
   write_json((folder / "trainer.json").string(), {{"step", trainer.steps_done()},
                                                   {"tokens", trainer.tokens_done()},
                                                   {"dtype", name_of(model.dtype())},
@@ -137,12 +137,12 @@ void RunFolder::clean() const {
   for (const fs::path& path : partial) remove_folder(path);
 }
 
-void RunFolder::save(const Trainer& trainer, const Json& run, const std::string& tokenizer_bytes,
+void RunFolder::save(const Trainer& trainer, const Json& run, const Tokenizer* tokenizer,
                      std::optional<double> validation_loss) {
   const std::string name = checkpoint_name(trainer.steps_done());
   const fs::path target = fs::path(path_) / name;
   const Partial partial(target);
-  write_checkpoint(trainer, run, tokenizer_bytes, partial.path());
+  write_checkpoint(trainer, run, tokenizer, partial.path());
   remove_checkpoint(target);  // a run that was resumed before this step writes it anew
   fs::rename(partial.path(), target);
   sync_folder(path_);

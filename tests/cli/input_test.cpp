@@ -425,7 +425,7 @@ TEST(Generate, RefusesWhatCannotBeSampled) {
   place.refuse(1, {"generate", "tiny", "the"},
                {"tiny: a preset has no weights", "sambalm train tiny"});
   fs::remove(place / "run/step-00000002/tokenizer.model");
-  place.refuse(1, {"generate", "run", "the"}, {"run/step-00000002: expected a tokenizer.model"});
+  place.refuse(1, {"generate", "run", "the"}, {"run/step-00000002: found no tokenizer"});
 }
 
 TEST(Generate, FullAttentionSaysWhatItsStateWouldNeed) {

@@ -102,7 +102,7 @@ TEST_F(Prepare, LosesNothing) {
   EXPECT_EQ(meta.files.front().name, "train_0000000000.bin");
   EXPECT_EQ(meta.files.front().tokens, 1000);
   EXPECT_EQ(meta.files.back().tokens, static_cast<Index>(ids.size() % 1000));
-  EXPECT_EQ(read_text(folder_ / "out/train/tokenizer.model"), tokenizer_.bytes());
+  EXPECT_EQ(read_text(folder_ / "out/train/tokenizer.model"), tokenizer_.files().front().bytes);
 }
 
 TEST_F(Prepare, WritesTheSameFilesForEveryNumberOfThreads) {

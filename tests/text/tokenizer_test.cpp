@@ -12,6 +12,7 @@
 #include "model/temporary_folder.h"
 #include "support/shared.h"
 #include "text/encoder.h"
+#include "text/piece_model.h"
 #include "text/train_tokenizer.h"
 
 namespace samba::test {
@@ -131,9 +132,8 @@ TEST(Tokenizer, KnowsItsMarks) {
   EXPECT_EQ(tokenizer.bos(), 1);
   EXPECT_EQ(tokenizer.eos(), 2);
   EXPECT_EQ(tokenizer.pad(), -1);
-  EXPECT_EQ(tokenizer.piece(13).text, "<0x0A>");
-  EXPECT_EQ(tokenizer.piece(13).type, PieceType::byte);
-  const Tokenizer copy = Tokenizer::from_bytes(tokenizer.bytes(), "copy");
+  EXPECT_EQ(tokenizer.token(13), "<0x0A>");
+  const Tokenizer copy = Tokenizer::from_bytes(tokenizer.files().front().bytes, "copy");
   EXPECT_EQ(copy.hash(), tokenizer.hash());
 }
 
@@ -254,7 +254,7 @@ TEST(Encoder, AgreesOnAWholeBook) {
 
 TEST(Tokenizer, RefusesFilesThatAreNoModels) {
   const TemporaryFolder folder;
-  const std::string model = small().bytes();
+  const std::string model = small().files().front().bytes;
   const auto refused = [&](const std::string& bytes) {
     const std::string path = folder / "bad.model";
     write_text(path, bytes);
@@ -273,7 +273,7 @@ TEST(Tokenizer, RefusesFilesThatAreNoModels) {
 }
 
 TEST(Tokenizer, SurvivesDamagedModels) {
-  const std::string model = small().bytes();
+  const std::string model = small().files().front().bytes;
   std::mt19937 random(3);
   for (int i = 0; i < 3000; ++i) {
     std::string damaged = model;
@@ -302,14 +302,15 @@ TEST(TrainTokenizer, GivesTheSameModelTwiceWithTheRulesOfLlama2) {
   const std::string model = train_tokenizer(training);
   EXPECT_EQ(train_tokenizer(training), model);
   const Tokenizer tokenizer = Tokenizer::from_bytes(model, "trained");
+  const PieceModel pieces = parse_piece_model(model, "trained");
   EXPECT_EQ(tokenizer.vocabulary(), 340);
   EXPECT_EQ(tokenizer.bos(), 1);
   EXPECT_EQ(tokenizer.eos(), 2);
   EXPECT_TRUE(Encoder(tokenizer).cuts());
-  EXPECT_TRUE(tokenizer.model().byte_fallback);
+  EXPECT_TRUE(pieces.byte_fallback);
   const std::string round = "  ships\n\n \u00e9\U0001f600 12\t ";
   EXPECT_EQ(tokenizer.decode(tokenizer.encode(round)), round);
-  for (const Piece& piece : tokenizer.model().pieces) {
+  for (const Piece& piece : pieces.pieces) {
     const auto digits = std::count_if(piece.text.begin(), piece.text.end(),
                                       [](unsigned char c) { return c >= '0' && c <= '9'; });
     EXPECT_TRUE(piece.type != PieceType::normal || digits <= 1) << piece.text;

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "model/folder.h"
+#include "support/shared.h"
 #include "train/tiny_run.h"
 
 namespace samba::test {
@@ -43,7 +44,7 @@ TEST_F(Runs, KeepTheLastOnesAndTheBest) {
   const std::optional<double> losses[] = {3.0, 1.0, 2.0, {}, 1.0};
   for (const auto& loss : losses) {
     run.steps(1);
-    folder.save(*run.trainer, Json::object(), "", loss);
+    folder.save(*run.trainer, Json::object(), nullptr, loss);
   }
   EXPECT_EQ(names(), (Names{"last.json", "step-00000002", "step-00000004", "step-00000005"}));
   EXPECT_EQ(last(),
@@ -52,7 +53,7 @@ TEST_F(Runs, KeepTheLastOnesAndTheBest) {
   EXPECT_EQ(folder.last(), path_ + "/step-00000005");
   // A better one takes the best one's place, which is then like any other.
   run.steps(1);
-  folder.save(*run.trainer, Json::object(), "", 0.5);
+  folder.save(*run.trainer, Json::object(), nullptr, 0.5);
   EXPECT_EQ(names(), (Names{"last.json", "step-00000005", "step-00000006"}));
   EXPECT_EQ(last()["best"], "step-00000006");
 }
@@ -61,10 +62,10 @@ TEST_F(Runs, KeepTheNewestAlsoBesideOnesOfLaterSteps) {
   TinyRun run(data_, config());
   RunFolder folder(path_, 1);
   run.steps(1);
-  folder.save(*run.trainer, Json::object(), "", {});
+  folder.save(*run.trainer, Json::object(), nullptr, {});
   fs::copy(folder.last(), path_ + "/step-00000009");  // not in last.json: it was never finished
   run.steps(1);
-  folder.save(*run.trainer, Json::object(), "", {});
+  folder.save(*run.trainer, Json::object(), nullptr, {});
   EXPECT_EQ(folder.last(), path_ + "/step-00000002");
   EXPECT_TRUE(fs::exists(folder.last() + "/model.safetensors"));
 }
@@ -72,10 +73,11 @@ TEST_F(Runs, KeepTheNewestAlsoBesideOnesOfLaterSteps) {
 TEST_F(Runs, ACheckpointIsAModelFolder) {
   TinyRun run(data_, config());
   run.steps(2);
-  RunFolder(path_, 1).save(*run.trainer, {{"lr", 0.5}}, "the tokenizer's bytes", {});
+  const Tokenizer tokenizer(test_file("tokenizer/small.model"));
+  RunFolder(path_, 1).save(*run.trainer, {{"lr", 0.5}}, &tokenizer, {});
   const ModelSource source = open_model(path_);
   EXPECT_EQ(source.folder, path_ + "/step-00000002");
-  EXPECT_EQ(read_bytes(source.tokenizer()), "the tokenizer's bytes");
+  EXPECT_EQ(Tokenizer(source.folder).hash(), tokenizer.hash());
   EXPECT_EQ(read_json(source.folder + "/config.json")["train"], (Json{{"lr", 0.5}}));
   EXPECT_EQ(json_of(source.layout.config), json_of(run.model.config()));
   const auto model = load_model(source, run.stream, DType::f32, false);
@@ -89,7 +91,7 @@ TEST_F(Runs, ACheckpointIsAModelFolder) {
 TEST_F(Runs, KeepTheMastersOfABf16Model) {
   TinyRun run(data_, config(), DType::bf16);
   run.steps(2);
-  RunFolder(path_, 1).save(*run.trainer, Json::object(), "", {});
+  RunFolder(path_, 1).save(*run.trainer, Json::object(), nullptr, {});
   const auto model = load_model(open_model(path_), run.stream, DType::f32, false);
   for (std::size_t i = 0; i < model->parameters().size(); ++i)
     expect_same(host(model->parameters()[i].value),
@@ -100,7 +102,7 @@ TEST_F(Runs, CleanAwayWhatAKilledRunLeft) {
   TinyRun run(data_, config());
   run.steps(1);
   const RunFolder folder(path_, 1);
-  RunFolder(path_, 1).save(*run.trainer, Json::object(), "", {});
+  RunFolder(path_, 1).save(*run.trainer, Json::object(), nullptr, {});
   make_folder(path_ + "/step-00000002.partial/inner");
   write_text(path_ + "/step-00000002.partial/model.safetensors", "half");
   EXPECT_EQ(folder.last(), path_ + "/step-00000001");
@@ -113,7 +115,7 @@ TEST_F(Runs, WriteAStepAnew) {
   run.steps(1);
   RunFolder folder(path_, 3);
   make_folder(path_ + "/step-00000001.partial");
-  for (int twice = 0; twice < 2; ++twice) folder.save(*run.trainer, Json::object(), "", {});
+  for (int twice = 0; twice < 2; ++twice) folder.save(*run.trainer, Json::object(), nullptr, {});
   EXPECT_EQ(names(), (Names{"last.json", "step-00000001"}));
   EXPECT_EQ(error_of([&] { load_checkpoint(folder.last(), *run.trainer); }), "");
 }
@@ -122,14 +124,14 @@ TEST_F(Runs, RefuseALastThatIsDamagedByItsName) {
   TinyRun run(data_, config());
   run.steps(1);
   RunFolder folder(path_, 1);
-  folder.save(*run.trainer, Json::object(), "", {});
+  folder.save(*run.trainer, Json::object(), nullptr, {});
   for (const char* damaged :
        {"", "[]", "{}", R"({"last": 3})", R"({"last": "a", "best": 3})",
         R"({"last": "a", "best": "b"})", R"({"last": "a", "best": "b", "best_loss": "low"})"}) {
     write_text(path_ + "/last.json", damaged);
     EXPECT_NE(error_of([&] { folder.last(); }).find("last.json"), std::string::npos) << damaged;
     EXPECT_NE(
-        error_of([&] { folder.save(*run.trainer, Json::object(), "", {}); }).find("last.json"),
+        error_of([&] { folder.save(*run.trainer, Json::object(), nullptr, {}); }).find("last.json"),
         std::string::npos)
         << damaged;
   }
@@ -139,7 +141,7 @@ TEST_F(Runs, RefuseDamagedCheckpointsByTheirFile) {
   TinyRun run(data_, config());
   run.steps(1);
   RunFolder folder(path_, 1);
-  folder.save(*run.trainer, Json::object(), "", {});
+  folder.save(*run.trainer, Json::object(), nullptr, {});
   const std::string at = folder.last();
   for (const char* name : {"/optimizer.safetensors", "/model.safetensors", "/trainer.json"}) {
     const std::string file = at + name, whole = read_bytes(file);
@@ -161,7 +163,7 @@ TEST_F(Runs, RefuseDamagedCheckpointsByTheirFile) {
 TEST_F(Runs, RefuseCheckpointsOfOtherModels) {
   TinyRun run(data_, config());
   RunFolder folder(path_, 1);
-  folder.save(*run.trainer, Json::object(), "", {});
+  folder.save(*run.trainer, Json::object(), nullptr, {});
   ModelConfig narrow = TinyRun::model_config(12), deeper = TinyRun::model_config(),
               shallow = TinyRun::model_config();
   deeper.layers.push_back(deeper.layers[1]);

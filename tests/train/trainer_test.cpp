@@ -77,17 +77,17 @@ TEST_F(Training, AResumedRunEqualsAnUnbrokenOne) {
     RunFolder unbroken(place + "-unbroken", 1), resumed(place, 1);
     TinyRun whole(data_, c, wanted.dtype);
     whole.steps(6);
-    unbroken.save(*whole.trainer, Json::object(), "", {});
+    unbroken.save(*whole.trainer, Json::object(), nullptr, {});
     {
       TinyRun first(data_, c, wanted.dtype);
       first.steps(3);
-      resumed.save(*first.trainer, Json::object(), "", {});
+      resumed.save(*first.trainer, Json::object(), nullptr, {});
     }
     TinyRun second(data_, c, wanted.dtype, 2);  // another seed: nothing may be left of its weights
     load_checkpoint(resumed.last(), *second.trainer);
     EXPECT_EQ(second.trainer->steps_done(), 3);
     second.steps(3);
-    resumed.save(*second.trainer, Json::object(), "", {});
+    resumed.save(*second.trainer, Json::object(), nullptr, {});
     for (const char* file : {"/model.safetensors", "/optimizer.safetensors", "/config.json"})
       EXPECT_TRUE(read_bytes(resumed.last() + file) == read_bytes(unbroken.last() + file)) << file;
     expect_same(host(second.model.parameters().front().value),
