@@ -18,6 +18,7 @@ constexpr Command kCommands[] = {
     {"generate", "continue a prompt, streamed", run_generate},
     {"eval", "measure a model: perplexity by context length", run_eval},
     {"bench", "a model's speed as a share of what the machine can do", run_bench},
+    {"convert", "write a model folder in another layout", run_convert},
     {"info", "what a model or preset is: layers, parameters, state, operations", run_info},
     {"verify", "compare this program's numbers with stored ones", run_verify},
 };

@@ -14,5 +14,6 @@ int run_eval(const std::vector<std::string>& words);
 int run_bench(const std::vector<std::string>& words);
 int run_info(const std::vector<std::string>& words);
 int run_verify(const std::vector<std::string>& words);
+int run_convert(const std::vector<std::string>& words);
 
 }  // namespace samba

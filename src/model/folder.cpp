@@ -61,12 +61,14 @@ WeightNames::WeightNames(const Layout& layout, const Model& model)
     parameters[p.name] = &p;
     if (!layout.pieces.empty()) continue;
     order_.push_back(p.name);
-    parts_[p.name] = {{&p, 0, 0, p.rows}};
+    parts_[p.name] = {{&p, 0, 0, p.rows, 0, p.cols}};
   }
   for (const TensorRows& piece : layout.pieces) {
     std::vector<Part>& parts = parts_[piece.tensor];
     if (parts.empty()) order_.push_back(piece.tensor);
-    parts.push_back({parameters.at(piece.parameter), piece.tensor_row, piece.row, piece.rows});
+    const Parameter& p = *parameters.at(piece.parameter);
+    parts.push_back({&p, piece.tensor_row, piece.row, piece.rows, piece.column,
+                     piece.cols > 0 ? piece.cols : p.cols});
   }
 }
 
@@ -92,7 +94,7 @@ const std::vector<WeightNames::Part>& WeightNames::parts(const std::string& tens
 std::pair<Index, Index> WeightNames::shape(const std::string& tensor) const {
   Index rows = 0;
   for (const Part& part : parts(tensor)) rows = std::max(rows, part.tensor_row + part.rows);
-  return {rows, parts(tensor).front().parameter->cols};
+  return {rows, parts(tensor).front().cols};
 }
 
 std::string WeightNames::stored_name(const TensorFile& file, const std::string& name) const {
@@ -121,7 +123,7 @@ void WeightNames::read(const TensorFile& file) const {
   for (const std::string& name : order_) {
     const std::string stored = stored_name(file, name);
     const std::vector<Part>& all = parts(name);
-    if (all.size() == 1 && all[0].rows == all[0].parameter->rows) {
+    if (all.size() == 1 && all[0].whole()) {
       file.read(stored, all[0].parameter->value);
       continue;
     }
@@ -129,7 +131,7 @@ void WeightNames::read(const TensorFile& file) const {
     Matrix whole(model_.stream(), all[0].parameter->value.dtype(), rows, cols);
     file.read(stored, whole);
     for (const Part& part : all)
-      copy(part.parameter->value.view().block(part.row, part.rows),
+      copy(part.of(part.parameter->value),
            whole.view().block(part.tensor_row, part.rows));
   }
 }
@@ -140,7 +142,7 @@ Matrix WeightNames::gradient(const std::string& tensor) const {
   Matrix whole(model_.stream(), all[0].parameter->grad.dtype(), rows, cols);
   for (const Part& part : all)
     copy(whole.view().block(part.tensor_row, part.rows),
-         part.parameter->grad.view().block(part.row, part.rows));
+         part.of(part.parameter->grad));
   return whole;
 }
 

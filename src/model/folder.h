@@ -47,13 +47,20 @@ class WeightNames {
   /// The tensor's gradient, [rows, cols] of the gradients' dtype.
   Matrix gradient(const std::string& tensor) const;
 
- private:
+  /// Rows of a tensor, from tensor_row on, that are rows and columns of a parameter.
   struct Part {
     const Parameter* parameter;
-    Index tensor_row, row, rows;
+    Index tensor_row, row, rows, column, cols;
+
+    bool whole() const { return rows == parameter->rows && cols == parameter->cols; }
+    /// The part of a matrix of the parameter's shape.
+    View of(View matrix) const { return matrix.block(row, rows).columns(column, cols); }
   };
-  std::string stored_name(const TensorFile&, const std::string& name) const;
   const std::vector<Part>& parts(const std::string& tensor) const;
+  /// The name under which the file holds the tensor: its own, or the second one of a tied matrix.
+  std::string stored_name(const TensorFile&, const std::string& name) const;
+
+ private:
 
   const Layout& layout_;
   const Model& model_;

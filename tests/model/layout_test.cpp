@@ -31,6 +31,18 @@ constexpr const char* kLlama = R"({
   "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu",
   "rms_norm_eps": 1e-6, "max_position_embeddings": 512})";
 
+constexpr const char* kStateSpaces = R"({
+  "d_model": 40, "n_layer": 2, "vocab_size": 250, "ssm_cfg": {"d_state": 8}, "rms_norm": true,
+  "residual_in_fp32": true, "fused_add_norm": true, "pad_vocab_size_multiple": 8})";
+
+constexpr const char* kFlaSamba = R"({
+  "model_type": "samba", "hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 256,
+  "attn": {"layers": [1, 3, 5], "num_heads": 4, "num_kv_heads": 2, "window_size": 16}})";
+
+constexpr const char* kFlaGla = R"({
+  "model_type": "gla", "hidden_size": 64, "num_hidden_layers": 3, "num_heads": 2, "vocab_size": 256,
+  "attn": [{"layers": [1], "num_heads": 4, "qkv_bias": true}, {"layers": [2], "num_heads": 8}]})";
+
 constexpr const char* kMamba = R"({
   "model_type": "mamba", "vocab_size": 256, "hidden_size": 40, "num_hidden_layers": 2,
   "state_size": 8, "conv_kernel": 3, "expand": 2, "use_bias": false, "layer_norm_epsilon": 1e-5})";
@@ -59,6 +71,13 @@ void expect_every_row_once(const Layout& layout) {
   std::set<std::pair<std::string, Index>> ours, theirs;
   for (const TensorRows& piece : layout.pieces) {
     ASSERT_TRUE(rows.count(piece.parameter)) << piece.parameter;
+    if (piece.cols > 0) {  // columns of a bias, counted as if they were rows
+      rows[piece.parameter] = std::max(rows[piece.parameter], piece.column + piece.cols);
+      for (Index c = 0; c < piece.cols; ++c)
+        EXPECT_TRUE(ours.emplace(piece.parameter, piece.column + c).second) << piece.parameter;
+      EXPECT_TRUE(theirs.emplace(piece.tensor, 0).second) << piece.tensor;
+      continue;
+    }
     for (Index r = 0; r < piece.rows; ++r) {
       EXPECT_TRUE(ours.emplace(piece.parameter, piece.row + r).second) << piece.parameter;
       EXPECT_TRUE(theirs.emplace(piece.tensor, piece.tensor_row + r).second) << piece.tensor;
@@ -77,6 +96,10 @@ TEST(Layout, KnowsTheFamilies) {
   EXPECT_EQ(read(kLlama).kind, "llama");
   EXPECT_EQ(read(kLlama, R"({"model_type": "mistral"})").kind, "mistral");
   EXPECT_EQ(read(kMamba).kind, "mamba");
+  EXPECT_EQ(read(kStateSpaces).kind, "state_spaces");
+  EXPECT_EQ(read(kFlaSamba).kind, "samba");
+  EXPECT_EQ(read(kFlaGla).kind, "gla");
+  EXPECT_EQ(read(kFlaGla, R"({"model_type": "retnet"})").kind, "retnet");
   const char* ours = R"({"vocab": 8, "d_model": 8, "layers": [{"type": "mamba"}]})";
   EXPECT_EQ(read(ours).kind, "sambalm");
   EXPECT_TRUE(read(ours).pieces.empty());
@@ -87,9 +110,25 @@ TEST(Layout, EveryRowHasItsPlace) {
        {"{}", R"({"n_query_groups": 1})", R"({"n_query_groups": null})", R"({"mamba": true})",
         R"({"mamba_init": false, "mb_per_layer": -1})", R"({"nope": true})", R"({"sc_attn": true})",
         R"({"abl_mamba": true})", R"({"mamba_swa_mlp": true, "mb_per_layer": -1})",
-        R"({"use_mega": true, "mb_per_layer": -1})"}) {
+        R"({"use_mega": true, "mb_per_layer": -1})", R"({"mb_per_layer": -1, "ret_per_layer": 2})",
+        R"({"mb_per_layer": -1, "gla_per_layer": 2, "n_embd": 768})"}) {
     SCOPED_TRACE(patch);
     expect_every_row_once(read(kLitGpt, patch));
+  }
+  for (const char* patch : {"{}", R"({"attn": null})", R"({"tie_word_embeddings": true})",
+                            R"({"attn": {"num_kv_heads": null, "qkv_bias": true}})"}) {
+    SCOPED_TRACE(patch);
+    expect_every_row_once(read(kFlaSamba, patch));
+  }
+  for (const char* patch : {"{}", R"({"use_short_conv": true})", R"({"fuse_norm": false})",
+                            R"({"model_type": "retnet"})", R"({"intermediate_size": 100})"}) {
+    SCOPED_TRACE(patch);
+    expect_every_row_once(read(kFlaGla, patch));
+  }
+  for (const char* patch : {"{}", R"({"ssm_cfg": {"dt_rank": 5, "conv_bias": false}})",
+                            R"({"tie_embeddings": false})"}) {
+    SCOPED_TRACE(patch);
+    expect_every_row_once(read(kStateSpaces, patch));
   }
   for (const char* patch : {"{}", R"({"tie_word_embeddings": true})", R"({"head_dim": 24})",
                             R"({"num_key_value_heads": null})"}) {
@@ -114,6 +153,9 @@ TEST(Layout, LitGptsPatternsOfLayers) {
   EXPECT_EQ(kinds(read(kLitGpt, R"({"abl_mamba": true})")), "ssasssas");
   EXPECT_EQ(kinds(read(kLitGpt, R"({"mamba_swa_mlp": true, "mb_per_layer": -1})")), "masmasmasmas");
   EXPECT_EQ(kinds(read(kLitGpt, R"({"attn_layer_pos": "[]"})")), "msmsmsms");
+  EXPECT_EQ(kinds(read(kLitGpt, R"({"mb_per_layer": -1, "ret_per_layer": 2})")), "rsasrsas");
+  EXPECT_EQ(kinds(read(kLitGpt, R"({"mb_per_layer": -1, "gla_per_layer": 3, "n_embd": 768})")),
+            "gsasasgs");
   EXPECT_EQ(
       kinds(read(kLitGpt, R"({"mamba": true, "n_head": 32, "bias": true, "parallel_residual": true,
                                     "_mlp_class": "GptNeoxMLP", "rotary_percentage": 0.25})")),
@@ -210,8 +252,26 @@ TEST(Layout, NamesTheKeyThatItCannotRun) {
       {kLitGpt, R"({"rotary_percentage": 0.5})",
        "c.json: rotary_percentage: expected 1.0, found 0.5"},
       {kLitGpt, R"({"rotary_percentage": null})", "rotary_percentage: expected 1.0, found 0.25"},
-      {kLitGpt, R"({"ret_per_layer": 2})", "c.json: ret_per_layer: expected -1, found 2"},
-      {kLitGpt, R"({"gla_per_layer": 2})", "c.json: gla_per_layer: expected -1, found 2"},
+      {kLitGpt, R"({"mb_per_layer": -1, "gla_per_layer": 2})",
+       "c.json: n_embd: expected a multiple of the linear attention's heads, n_embd / 384 = 0"},
+      {kLitGpt, R"({"mb_per_layer": -1, "ret_per_layer": 2, "n_head": 1, "n_query_groups": 1})",
+       "c.json: n_embd: expected a multiple of the linear attention's heads, n_head / 2 = 0"},
+      {kStateSpaces, R"({"ssm_cfg": {"layer": "Mamba2"}})",
+       "c.json: ssm_cfg: layer: expected \"Mamba1\", found \"Mamba2\""},
+      {kStateSpaces, R"({"rms_norm": false})", "c.json: rms_norm: expected true, found false"},
+      {kStateSpaces, R"({"attn_layer_idx": [1]})", "c.json: attn_layer_idx: expected none, found [1]"},
+      {kFlaSamba, R"({"attnres_block_size": 4})",
+       "c.json: attnres_block_size: expected null, found 4"},
+      {kFlaSamba, R"({"intermediate_size": 96})", "intermediate_size: expected 128, found 96"},
+      {kFlaSamba, R"({"attn": {"num_heads": 5}})", "c.json: attn: num_heads: expected a divisor"},
+      {kFlaSamba, R"({"attn": {"layers": 3}})", "c.json: attn: layers: expected a list"},
+      {kFlaSamba, R"({"attn": 3})", "c.json: attn: expected an object, found 3"},
+      {kFlaGla, R"({"attn": [{"layers": ["1"], "num_heads": 4}]})",
+       "c.json: attn[0]: layers: expected whole numbers, found \"1\""},
+      {kFlaGla, R"({"num_kv_heads": 1})", "c.json: num_kv_heads: expected 2, found 1"},
+      {kFlaGla, R"({"feature_map": "elu"})", "c.json: feature_map: expected null, found \"elu\""},
+      {kFlaGla, R"({"use_gv": true})", "c.json: use_gv: expected false, found true"},
+      {kFlaGla, R"({"hidden_act": "gelu"})", "c.json: hidden_act: expected swish or silu"},
       {kLitGpt, R"({"parallel_residual": true})", "c.json: parallel_residual: expected false"},
       {kLitGpt, R"({"bias": true})", "c.json: bias: expected false"},
       {kLitGpt, R"({"mlp": false})", "c.json: mlp: expected true"},
