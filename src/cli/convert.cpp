@@ -17,7 +17,8 @@ struct Options {
 
   void fields(auto& f) {
     f("to", to,
-      "layout of the new folder: sambalm, lit_gpt (microsoft/Samba), llama, mistral, mamba (Hugging "
+      "layout of the new folder: sambalm, lit_gpt (microsoft/Samba), llama, mistral, mamba "
+      "(Hugging "
       "Face), state_spaces, samba, gla, retnet (flash-linear-attention)");
     f("type", type, "type of the stored weights: f32 or bf16; empty: as they are");
     f("quiet", quiet, "no progress");

@@ -6,7 +6,8 @@
 namespace samba::op {
 
 /// The output of a linear attention, normalised head by head and gated:
-///   y = x / rms(x) * w * silu(gate)          rms(x) = sqrt(mean(x^2) + eps) over a head's V columns
+///   y = x / rms(x) * w * silu(gate)          rms(x) = sqrt(mean(x^2) + eps) over a head's V
+///   columns
 /// Sun et al. 2023, "Retentive Network", eq. 8, with the RMSNorm of Yang et al. 2023.
 struct GatedNorm {
   static constexpr const char* kName = "gated_norm";

@@ -55,17 +55,16 @@ LinearAttention::LinearAttention(const Shape& s, Index d_model, const Plan& plan
       vg_(plan, "vg", d_model, 2 * s.heads * s.values,
           projection(plan, d_model, s.heads * s.values)),
       norm_(Plan(plan).exact("head_norm.weight", 1, s.values, {Init::Kind::ones})),
-      out_(plan, "out", s.heads * s.values, d_model,
-           residual(plan, s.heads * s.values, d_model)),
+      out_(plan, "out", s.heads * s.values, d_model, residual(plan, s.heads * s.values, d_model)),
       state_(Plan(plan).state("memory", s.heads * s.keys * s.values, exact_of(plan.dtype()))) {
   const std::string& at = plan.place();
   if (s.short_conv != 0) {
     expect_size(at, "short_conv", s.short_conv);
-    conv_w_ = &Plan(plan).exact(
-        "conv.weight", conv_width(), s.short_conv,
-        {Init::Kind::uniform, 1 / std::sqrt(static_cast<double>(s.short_conv))});
-    conv_state_ = Plan(plan).state("conv", (s.short_conv - 1) * conv_width(),
-                                   exact_of(plan.dtype()));
+    conv_w_ =
+        &Plan(plan).exact("conv.weight", conv_width(), s.short_conv,
+                          {Init::Kind::uniform, 1 / std::sqrt(static_cast<double>(s.short_conv))});
+    conv_state_ =
+        Plan(plan).state("conv", (s.short_conv - 1) * conv_width(), exact_of(plan.dtype()));
   }
   if (s.gate_rank != 0) {
     gate_down_ = std::make_unique<Linear>(plan, "gate_down", d_model, s.gate_rank,
@@ -194,26 +193,26 @@ double LinearAttention::flops(Index /*position*/, Index length) const {
                5 * tokens * static_cast<double>(s_.heads * s_.keys * s_.values);
   if (gate_up_ != nullptr) sum += gate_down_->flops(length) + gate_up_->flops(length);
   if (conv_w_ != nullptr)
-    sum += tokens * static_cast<double>(conv_width()) *
-           (2 * static_cast<double>(s_.short_conv) + 4);
+    sum +=
+        tokens * static_cast<double>(conv_width()) * (2 * static_cast<double>(s_.short_conv) + 4);
   return sum;
 }
 
 Gla::Gla(const Config& c, Index d_model, const Plan& plan)
-    : LinearAttention({checked_heads(plan, c.heads),
-                       head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
-                       head_width(plan, "expand_v", c.expand_v, d_model, c.heads), c.short_conv,
-                       c.norm_eps, c.gate_rank, 0},
-                      d_model, plan) {
+    : LinearAttention(
+          {checked_heads(plan, c.heads), head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
+           head_width(plan, "expand_v", c.expand_v, d_model, c.heads), c.short_conv, c.norm_eps,
+           c.gate_rank, 0},
+          d_model, plan) {
   expect_size(plan.place(), "gate_rank", c.gate_rank);
 }
 
 Retention::Retention(const Config& c, Index d_model, const Plan& plan)
-    : LinearAttention({checked_heads(plan, c.heads),
-                       head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
-                       head_width(plan, "expand_v", c.expand_v, d_model, c.heads), c.short_conv,
-                       c.norm_eps, 0, c.rope_base},
-                      d_model, plan) {
+    : LinearAttention(
+          {checked_heads(plan, c.heads), head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
+           head_width(plan, "expand_v", c.expand_v, d_model, c.heads), c.short_conv, c.norm_eps, 0,
+           c.rope_base},
+          d_model, plan) {
   if (!(c.rope_base > 1))
     fail(plan.place(), ": rope_base: expected more than 1, found ", c.rope_base);
   if (head_width(plan, "expand_k", c.expand_k, d_model, c.heads) % 2 != 0)

@@ -50,11 +50,11 @@ class Source {
       const Index last = std::min(part.column + part.cols, wanted.column + wanted.cols);
       const std::span<const std::byte> bytes = bytes_of(place.tensor);
       for (Index r = row; r < end; ++r)
-        std::memcpy(to + (r - wanted.row) * row_bytes + (column - wanted.column) * size,
-                    bytes.data() + ((part.tensor_row + r - part.row) * part.cols + column -
-                                    part.column) *
-                                       size,
-                    static_cast<std::size_t>((last - column) * size));
+        std::memcpy(
+            to + (r - wanted.row) * row_bytes + (column - wanted.column) * size,
+            bytes.data() +
+                ((part.tensor_row + r - part.row) * part.cols + column - part.column) * size,
+            static_cast<std::size_t>((last - column) * size));
     }
   }
 
@@ -105,16 +105,20 @@ std::vector<std::byte> converted(StoredType from, const std::vector<std::byte>& 
 }
 
 /// What lies beside the weights of a published model, for its text.
-const char* const kCompanions[] = {"tokenizer.model",         "tokenizer.json",
-                                   "tokenizer_config.json",   "special_tokens_map.json",
-                                   "added_tokens.json",       "vocab.json",
-                                   "merges.txt",              "encoder.json",
-                                   "vocab.bpe",               "chat_template.jinja",
+const char* const kCompanions[] = {"tokenizer.model",
+                                   "tokenizer.json",
+                                   "tokenizer_config.json",
+                                   "special_tokens_map.json",
+                                   "added_tokens.json",
+                                   "vocab.json",
+                                   "merges.txt",
+                                   "encoder.json",
+                                   "vocab.bpe",
+                                   "chat_template.jinja",
                                    "generation_config.json"};
 
 void write_weights(const ModelSource& source, const Layout& target, const std::string& path,
-                   std::optional<DType> wanted,
-                   const std::function<void(Index, Index)>& progress) {
+                   std::optional<DType> wanted, const std::function<void(Index, Index)>& progress) {
   Stream stream(1, Tier::plain);
   const Model model(source.layout.config, stream, DType::f32);
   const TensorFile file = open_model_tensors(source.folder);
@@ -139,17 +143,17 @@ void write_weights(const ModelSource& source, const Layout& target, const std::s
         fail(file.path(), ": expected one type for what becomes ", in_quotes(tensor), ", found ",
              name_of(stored), " and ", name_of(from.type_of(part)), "; try --type");
     const StoredType type = wanted ? stored_type_of(*wanted) : stored;
-    writer.add(tensor, type, shape_of(target, tensor, rows, cols),
-               [&, parts, stored, type, rows = rows,
-                cols = cols](const SafetensorsWriter::Put& put) {
-                 const Index size = size_of(stored), row_bytes = cols * size;
-                 std::vector<std::byte> bytes(static_cast<std::size_t>(rows * row_bytes));
-                 for (const WeightNames::Part& part : parts)
-                   from.read(part, size, bytes.data() + part.tensor_row * row_bytes, row_bytes);
-                 if (type != stored) bytes = converted(stored, bytes, *wanted, rows * cols);
-                 put(bytes);
-                 progress(++done, static_cast<Index>(tensors.size()));
-               });
+    writer.add(
+        tensor, type, shape_of(target, tensor, rows, cols),
+        [&, parts, stored, type, rows = rows, cols = cols](const SafetensorsWriter::Put& put) {
+          const Index size = size_of(stored), row_bytes = cols * size;
+          std::vector<std::byte> bytes(static_cast<std::size_t>(rows * row_bytes));
+          for (const WeightNames::Part& part : parts)
+            from.read(part, size, bytes.data() + part.tensor_row * row_bytes, row_bytes);
+          if (type != stored) bytes = converted(stored, bytes, *wanted, rows * cols);
+          put(bytes);
+          progress(++done, static_cast<Index>(tensors.size()));
+        });
   }
   if (target.kind == "lit_gpt")
     for (std::size_t i = 0; i < target.config.layers.size(); ++i)
@@ -165,8 +169,7 @@ void write_weights(const ModelSource& source, const Layout& target, const std::s
 }  // namespace
 
 void convert_model(const ModelSource& source, const std::string& kind, const std::string& folder,
-                   std::optional<DType> type,
-                   const std::function<void(Index, Index)>& progress) {
+                   std::optional<DType> type, const std::function<void(Index, Index)>& progress) {
   if (source.folder.empty())
     fail(source.name, ": expected a model folder, found a preset, which has no weights");
   if (exists(folder)) fail(folder, ": expected a new folder, found one that exists");

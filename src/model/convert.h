@@ -16,7 +16,6 @@ namespace samba {
 /// weights (a preset), and with the reason where the layout cannot express the model.
 /// `progress` is told the tensors that are done, and of how many.
 void convert_model(const ModelSource&, const std::string& kind, const std::string& folder,
-                   std::optional<DType> type,
-                   const std::function<void(Index, Index)>& progress);
+                   std::optional<DType> type, const std::function<void(Index, Index)>& progress);
 
 }  // namespace samba

@@ -131,8 +131,7 @@ void WeightNames::read(const TensorFile& file) const {
     Matrix whole(model_.stream(), all[0].parameter->value.dtype(), rows, cols);
     file.read(stored, whole);
     for (const Part& part : all)
-      copy(part.of(part.parameter->value),
-           whole.view().block(part.tensor_row, part.rows));
+      copy(part.of(part.parameter->value), whole.view().block(part.tensor_row, part.rows));
   }
 }
 
@@ -141,8 +140,7 @@ Matrix WeightNames::gradient(const std::string& tensor) const {
   const std::vector<Part>& all = parts(tensor);
   Matrix whole(model_.stream(), all[0].parameter->grad.dtype(), rows, cols);
   for (const Part& part : all)
-    copy(whole.view().block(part.tensor_row, part.rows),
-         part.of(part.parameter->grad));
+    copy(whole.view().block(part.tensor_row, part.rows), part.of(part.parameter->grad));
   return whole;
 }
 

@@ -61,7 +61,6 @@ class WeightNames {
   std::string stored_name(const TensorFile&, const std::string& name) const;
 
  private:
-
   const Layout& layout_;
   const Model& model_;
   std::vector<std::string> order_;

@@ -74,8 +74,8 @@ Layout layout_of(const Json& config, const std::string& place) {
 }
 
 std::vector<std::string> layout_kinds() {
-  return {"sambalm", "lit_gpt", "llama", "mistral", "mamba", "state_spaces", "samba", "gla",
-          "retnet"};
+  return {"sambalm",      "lit_gpt", "llama", "mistral", "mamba",
+          "state_spaces", "samba",   "gla",   "retnet"};
 }
 
 Json published_config(const ModelConfig& config, const std::string& kind) {

@@ -8,7 +8,8 @@
 
 namespace samba {
 
-/// Rows of a tensor in a model folder that are rows of a parameter of ours, or a part of its columns.
+/// Rows of a tensor in a model folder that are rows of a parameter of ours, or a part of its
+/// columns.
 struct TensorRows {
   std::string tensor;
   Index tensor_row;
@@ -38,16 +39,16 @@ struct Layout {
 };
 
 /// Recognises the layout of a folder by its config.json: ours ("layers"), microsoft/Samba's
-/// ("n_embd"), state-spaces/mamba's ("d_model" and "n_layer"), or by its "model_type" Hugging Face's
-/// llama, mistral and mamba and flash-linear-attention's samba, gla and retnet. `place` begins every
-/// error; what our layers cannot express is refused with its key.
+/// ("n_embd"), state-spaces/mamba's ("d_model" and "n_layer"), or by its "model_type" Hugging
+/// Face's llama, mistral and mamba and flash-linear-attention's samba, gla and retnet. `place`
+/// begins every error; what our layers cannot express is refused with its key.
 Layout layout_of(const Json& config, const std::string& place);
 
 /// The kinds of layouts, ours among them.
 std::vector<std::string> layout_kinds();
 
-/// The configuration that describes the model in a layout. Throws an Error with the reason where the
-/// layout cannot express the model.
+/// The configuration that describes the model in a layout. Throws an Error with the reason where
+/// the layout cannot express the model.
 Json published_config(const ModelConfig&, const std::string& kind);
 
 /// Whether a tensor of a published checkpoint is a buffer without meaning here.

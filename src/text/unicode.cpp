@@ -93,8 +93,7 @@ bool is_word_char(char32_t code) {
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC: return true;
-    default:
-      return char_class(code) == CharClass::letter || code == 0x200C || code == 0x200D;
+    default: return char_class(code) == CharClass::letter || code == 0x200C || code == 0x200D;
   }
 }
 

@@ -39,12 +39,27 @@ std::vector<Golden> shipped() {
 
 std::vector<Golden> shared() {
   std::vector<Golden> all;
-  for (const char* name :
-       {"lit_gpt/llama_full", "lit_gpt/llama_swa", "lit_gpt/llama_swa_gqa", "lit_gpt/llama_swa_mqa",
-        "lit_gpt/samba", "lit_gpt/samba_nope", "lit_gpt/samba_mqa", "lit_gpt/mamba",
-        "lit_gpt/mlp2_swa_mlp", "lit_gpt/mamba_swa_mlp", "lit_gpt/swa_with_full",
-        "lit_gpt/mamba_mlp_full_attn", "lit_gpt/swa_short_conv", "lit_gpt/mega_s6", "hf/hf_llama",
-        "hf/hf_mistral", "hf/hf_mamba"})
+  for (const char* name : {"lit_gpt/llama_full",
+                           "lit_gpt/llama_swa",
+                           "lit_gpt/llama_swa_gqa",
+                           "lit_gpt/llama_swa_mqa",
+                           "lit_gpt/samba",
+                           "lit_gpt/samba_nope",
+                           "lit_gpt/samba_mqa",
+                           "lit_gpt/mamba",
+                           "lit_gpt/mlp2_swa_mlp",
+                           "lit_gpt/mamba_swa_mlp",
+                           "lit_gpt/swa_with_full",
+                           "lit_gpt/mamba_mlp_full_attn",
+                           "lit_gpt/swa_short_conv",
+                           "lit_gpt/mega_s6",
+                           "lit_gpt/sliding_gla",
+                           "lit_gpt/sliding_retnet",
+                           "hf/hf_llama",
+                           "hf/hf_mistral",
+                           "hf/hf_mamba",
+                           "hf/fla_samba",
+                           "hf/fla_sliding_gla"})
     all.push_back({name, false});
   return all;
 }

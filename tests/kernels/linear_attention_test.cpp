@@ -71,10 +71,10 @@ TEST_P(LinearAttention, MatchesTheRecurrence) {
         const Inputs in = inputs(s, length + 9, dtype(), gated);
         const std::vector<Span> spans{{0, 9, 0}, {9, length, 0}};
         const View y = forward(uploaded(in), s, spans, 0, length + 9);
-        expect_close(host(y),
-                     reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s),
-                                                 spans),
-                     dtype(), terms(s, length));
+        expect_close(
+            host(y),
+            reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s), spans),
+            dtype(), terms(s, length));
       }
 }
 
@@ -113,8 +113,8 @@ TEST_P(LinearAttention, CuttingASequenceChangesNothing) {
       }
       ASSERT_EQ(first, length);
       Host kept;
-      reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s),
-                                  {{0, length, 0}}, &kept);
+      reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s), {{0, length, 0}},
+                                  &kept);
       expect_close(host(state.block(2, 1)), kept, exact(), Law{length});
       for (const double value : host(state.block(0, 1)).values) ASSERT_TRUE(std::isnan(value));
     }

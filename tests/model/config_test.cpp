@@ -47,7 +47,8 @@ TEST(Config, NamesThePlaceOfWhatItRefuses) {
       {R"({"layers": [{"heads": 4}]})", "layers[0]: expected an object with a \"type\""},
       {R"({"layers": [{"type": 3}]})", "layers[0]: expected an object with a \"type\""},
       {R"({"layers": [{"type": "mamba"}, {"type": "rwkv"}]})",
-       "layers[1]: unknown type \"rwkv\"; expected one of attention, gla, mamba, mega_s6, retention, swiglu"},
+       "layers[1]: unknown type \"rwkv\"; expected one of attention, gla, mamba, mega_s6, "
+       "retention, swiglu"},
       {R"({"layers": [{"type": "mamba", "heads": 4}]})", "layers[0]: unknown key \"heads\""},
       {R"({"layers": [{"type": "mamba", "d_state": "16"}]})",
        "layers[0]: d_state: expected a whole number, found \"16\""},

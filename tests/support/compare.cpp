@@ -50,9 +50,8 @@ void expect_close(const Host& actual, const Host& expected, DType dtype, Law law
     const double e = expected.values[i];
     const double spread =
         law.spread.rows > 0 ? law.spread(static_cast<Index>(i) / expected.cols, 0) : 0;
-    const double bound =
-        4 * std::max(unit_roundoff(dtype) * std::abs(e) + u_sum * scale,
-                     spread * std::sqrt(static_cast<double>(law.roundings)));
+    const double bound = 4 * std::max(unit_roundoff(dtype) * std::abs(e) + u_sum * scale,
+                                      spread * std::sqrt(static_cast<double>(law.roundings)));
     const double error = std::abs(actual.values[i] - e);
     const double ratio = error == 0 ? 0 : error / bound;
     if (std::isnan(ratio) || ratio > worst) {

@@ -46,15 +46,14 @@ class Forward {
 
   void run() {
     const bool kept = !op_.state.empty() && span_.slot >= 0;
-    R* slot = kept ? op_.state.row<R>(span_.slot) + work_.head * keys_ * head_values_ +
-                         work_.first_value
-                   : nullptr;
+    R* slot =
+        kept ? op_.state.row<R>(span_.slot) + work_.head * keys_ * head_values_ + work_.first_value
+             : nullptr;
     // What a slot holds is worked on in place where it is not padded.
     const bool steps = std::is_same_v<R, double> || span_.length < kShort;
     if (steps && kept) {
       if (!span_.continues())
-        for (Index r = 0; r < keys_; ++r)
-          std::fill_n(slot + r * head_values_, work_.values, R{0});
+        for (Index r = 0; r < keys_; ++r) std::fill_n(slot + r * head_values_, work_.values, R{0});
       for (Index t = 0; t < span_.length; ++t) step(span_.first + t, slot, head_values_);
       return;
     }
@@ -94,7 +93,8 @@ class Forward {
     }
     constexpr Index kTogether = 4 * L::kCount;
     Index c = 0;
-    for (; c + kTogether <= work_.values; c += kTogether) step_columns<4>(row, state + c, stride, c);
+    for (; c + kTogether <= work_.values; c += kTogether)
+      step_columns<4>(row, state + c, stride, c);
     for (; c < work_.values; c += L::kCount) step_columns<1>(row, state + c, stride, c);
   }
 

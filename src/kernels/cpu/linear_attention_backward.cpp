@@ -107,13 +107,13 @@ class Backward {
   /// The chunk from token `begin` of the span on; returns its length.
   Index query_gradient(Index begin) {
     const Index row = span_.first + begin, k = q_.cols, v = v_.cols;
-    const Index length = load_decays<T>(op_.gate, head_, row, span_.length - begin, key_column(),
-                                        keys_, decay_);
+    const Index length =
+        load_decays<T>(op_.gate, head_, row, span_.length - begin, key_column(), keys_, decay_);
     load(row, length);
     const Index rows = whole_tiles<R>(length);
     const Tile<R> dscores{dscores_.row(begin), kChunk};
-    multiply<R, false, Part::result>(rows, rows, v, dy_.rows(), value_columns_.p, kChunk,
-                                     dscores.p, kChunk);
+    multiply<R, false, Part::result>(rows, rows, v, dy_.rows(), value_columns_.p, kChunk, dscores.p,
+                                     kChunk);
     for (Index i = 0; i < length; ++i)
       std::fill(dscores.row(i) + i + 1, dscores.row(i) + kChunk, R{0});
     multiply<R, false>(rows, k, v, dy_.rows(), state_.p, k, sums_.p, k);
@@ -181,8 +181,8 @@ class Backward {
                         L::load(key_.row(t) + c) * L::load(sums_.row(t) + c);
         pairs.store(change_.p + c);
         const L x = load_left(gate + c, keys_ - c);
-        const L slope = where_above(gated_decay(x), kLeastDecay<R>,
-                                    sigmoid(L::all(0) - x) * share, L::all(0));
+        const L slope =
+            where_above(gated_decay(x), kLeastDecay<R>, sigmoid(L::all(0) - x) * share, L::all(0));
         store_left(to + c, keys_ - c, pairs * slope);
       }
     }

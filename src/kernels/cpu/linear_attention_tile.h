@@ -103,8 +103,7 @@ inline double retention(Index head) {
 template <class R>
 [[gnu::always_inline]] inline Lanes<R> gated_decay(Lanes<R> gate) {
   using L = Lanes<R>;
-  constexpr R kFactor =
-      static_cast<R>(-1.44269504088896340736 / op::LinearAttention::kGateDivisor);
+  constexpr R kFactor = static_cast<R>(-1.44269504088896340736 / op::LinearAttention::kGateDivisor);
   // -log sigmoid(gate), without the cut of softplus.
   const L minus = L::all(0) - gate;
   const L soft = larger(L::all(0), minus) + log1p(exp(L::all(0) - larger(minus, gate)));
@@ -121,8 +120,7 @@ Index load_decays(ConstView gate, Index head, Index row, Index most, Index first
   most = std::min(most, kChunk);
   if (gate.empty()) {
     const R step = static_cast<R>(retention(head));
-    for (Index t = 0; t < most; ++t)
-      std::fill_n(to.row(t), to.cols, step * static_cast<R>(t + 1));
+    for (Index t = 0; t < most; ++t) std::fill_n(to.row(t), to.cols, step * static_cast<R>(t + 1));
     return most;
   }
   // Sums are compensated (Kahan 1965): their errors would show in every weight of the chunk.

@@ -150,12 +150,9 @@ class Builder {
     bool qkv_bias = false;
   };
   void attention(const std::string& norm, const AttentionShape& a, const std::string& at) {
-    Json entry = {{"type", "attention"},
-                  {"heads", a.heads},
-                  {"kv_heads", a.kv_heads},
-                  {"head_width", a.head_width},
-                  {"rope_base", a.rope_base},
-                  {"qkv_bias", a.qkv_bias}};
+    Json entry = {{"type", "attention"},      {"heads", a.heads},
+                  {"kv_heads", a.kv_heads},   {"head_width", a.head_width},
+                  {"rope_base", a.rope_base}, {"qkv_bias", a.qkv_bias}};
     if (a.window > 0) entry["window"] = a.window;
     step(std::move(entry), norm);
     const Index q = a.heads * a.head_width, kv = a.kv_heads * a.head_width;

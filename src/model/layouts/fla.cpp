@@ -53,7 +53,8 @@ class AttentionLayers {
     for (const Json& layer : keys.at("layers")) {
       if (!layer.is_number_integer())
         fail(place, ": layers: expected whole numbers, found ", layer.dump());
-      if (const auto i = layer.get<Index>(); i >= 0 && i < layers) shapes_.insert_or_assign(i, shape);
+      if (const auto i = layer.get<Index>(); i >= 0 && i < layers)
+        shapes_.insert_or_assign(i, shape);
     }
   }
 

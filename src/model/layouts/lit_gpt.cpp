@@ -95,9 +95,9 @@ class LitGpt {
       fail(keys_.place(), ": n_embd: expected a multiple of the linear attention's heads, ", rule,
            " = ", heads, ", found ", d_);
     constexpr double kEps = 1e-5;  // the published class has its own, whatever norm_eps says
-    b_.linear_attention(
-        at + "norm_1.weight",
-        {d_, heads, expand_k, expand_v, 0, kEps, gated, "g_norm_swish_gate.weight"}, at + "attn.");
+    b_.linear_attention(at + "norm_1.weight",
+                        {d_, heads, expand_k, expand_v, 0, kEps, gated, "g_norm_swish_gate.weight"},
+                        at + "attn.");
   }
 
   void mega(const std::string& at) {
@@ -223,7 +223,8 @@ Json lit_gpt_config(const ModelConfig& c) {
   const std::vector<Json> blocks = mixers(c, per_block);
   const bool mega = !blocks.empty() && all(blocks, is("mega_s6"));
   const Json attention = first_of(c, "attention");
-  const Index heads = attention.value("heads", 2 * first_of(c, "retention").value("heads", Index{1}));
+  const Index heads =
+      attention.value("heads", 2 * first_of(c, "retention").value("heads", Index{1}));
   const auto first = [](Index) { return Index{0}; };
   const auto last = [](Index p) { return p - 1; };
   const auto period = [&](const char* type) -> Index {
