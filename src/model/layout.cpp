@@ -73,12 +73,26 @@ class Builder {
     layout_.pieces.push_back({tensor, tensor_row, scope_ + name, row, rows});
   }
 
-  /// Begins the next step. A layer that norms its input itself has no `norm`.
+  /// Begins the next step, or, in between begin_parallel and end_parallel, the next layer of it. A
+  /// layer that norms its input itself, or one inside a parallel step, has no `norm`.
   void step(Json entry, const std::string& norm = "") {
+    if (parallel_) {
+      Json& list = layout_.config.layers.back()["layers"];
+      scope_ = text_of("layers.", layout_.config.layers.size() - 1, '.', list.size(), '.');
+      list.push_back(std::move(entry));
+      return;
+    }
     scope_ = text_of("layers.", layout_.config.layers.size(), '.');
     layout_.config.layers.push_back(std::move(entry));
     if (!norm.empty()) whole(norm, "norm.weight", 1);
   }
+
+  /// Begins a step of layers that share the norm.
+  void begin_parallel(const std::string& norm) {
+    step({{"type", "parallel"}, {"layers", Json::array()}}, norm);
+    parallel_ = true;
+  }
+  void end_parallel() { parallel_ = false; }
 
   void swiglu(const std::string& norm, Index d_ff, Index d_model, const std::string& gate,
               const std::string& up, const std::string& down) {
@@ -125,6 +139,7 @@ class Builder {
  private:
   Layout& layout_;
   std::string scope_;
+  bool parallel_ = false;
 };
 
 /// microsoft/Samba, lit_gpt/config.py and model.py.
@@ -145,7 +160,7 @@ class LitGpt {
     keys_.expect<Index>("condense_ratio", 1, 1);
     for (const char* key : {"ret_per_layer", "gla_per_layer"}) keys_.expect<Index>(key, -1, -1);
     if (!pure_mamba_) {
-      keys_.expect("parallel_residual", false, true);
+      read_residual();
       keys_.expect("bias", false, true);
       keys_.expect<std::string>("_mlp_class", "LLaMAMLP", "GptNeoxMLP");
       keys_.expect("mlp", true, true);
@@ -161,6 +176,18 @@ class LitGpt {
   Layout take() { return std::move(layout_); }
 
  private:
+  /// Whether mixer and MLP of a block run side by side: the published code knows that with one norm
+  /// for both, and one norm only so.
+  void read_residual() {
+    parallel_ = keys_.get("parallel_residual", true);
+    if (keys_.get("shared_attention_norm", false) != parallel_)
+      fail(keys_.place(),
+           ": parallel_residual: expected the value of shared_attention_norm, found ",
+           parallel_ ? "true" : "false", ", which this version cannot run");
+    for (const char* key : {"use_mega", "mamba_swa_mlp"})
+      if (parallel_) keys_.expect(key, false, false);
+  }
+
   void read_attention_positions() {
     if (!keys_.has("attn_layer_pos")) return;
     const auto text = keys_.get<std::string>("attn_layer_pos", "");
@@ -185,6 +212,7 @@ class LitGpt {
     const std::string at = text_of("transformer.h.", i, '.');
     const Builder::MambaShape mamba{d_, 16, 4, 2, (d_ + 15) / 16, true};
     if (pure_mamba_) return b_.mamba(at + "norm.weight", mamba, at + "mixer.");
+    if (parallel_) b_.begin_parallel(at + "norm_1.weight");
     if (keys_.get("use_mega", false)) {
       mega(at + "attn.");
     } else if (keys_.get("mamba_swa_mlp", false)) {
@@ -198,6 +226,7 @@ class LitGpt {
       b_.mamba(at + "norm_1.weight", mamba, at + "attn.");
     }
     swiglu(at, "norm_2.weight", keys_.count("intermediate_size", 4 * d_), "mlp.");
+    b_.end_parallel();
   }
 
   void mega(const std::string& at) {
@@ -280,6 +309,7 @@ class LitGpt {
   Builder b_;
   Index d_ = 0;
   bool pure_mamba_ = false;
+  bool parallel_ = false;
   bool has_positions_ = false;
   std::vector<Index> positions_;
 };
