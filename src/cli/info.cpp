@@ -30,10 +30,19 @@ constexpr const char* kUsage =
     "operations\n"
     "per token, memory to train.";
 
+/// "mamba", or "attention + swiglu" where layers share a norm.
+std::string describe(const Json& layer) {
+  if (!layer.contains("layers")) return layer.at("type").get<std::string>();
+  std::string text;
+  for (const Json& inner : layer.at("layers"))
+    text += (text.empty() ? "" : " + ") + describe(inner);
+  return text;
+}
+
 /// "6 x (mamba, swiglu, attention, swiglu)": the list with its shortest period.
 std::string describe(const std::vector<Json>& layers) {
   std::vector<std::string> types;
-  for (const Json& layer : layers) types.push_back(layer.at("type").get<std::string>());
+  for (const Json& layer : layers) types.push_back(describe(layer));
   std::size_t period = 1;
   const auto repeats = [&] {
     for (std::size_t i = period; i < types.size(); ++i)

@@ -65,7 +65,7 @@ struct Parameter {
 struct InitScheme {
   bool neox = false;  ///< normal weights as in GPT-NeoX; else uniform in 1/sqrt(fan_in)
   Index d_model = 0;
-  Index residual_steps = 0;  ///< entries of the layer list
+  Index residual_steps = 0;  ///< layers whose outputs join the residual stream
   Index blocks = 0;          ///< entries that mix tokens
 
   Init linear(Index fan_in) const;

@@ -8,6 +8,7 @@
 #include "layers/linear_attention.h"
 #include "layers/mamba.h"
 #include "layers/mega_s6.h"
+#include "layers/parallel.h"
 #include "layers/swiglu.h"
 
 namespace samba {
@@ -27,6 +28,32 @@ std::unique_ptr<Layer> make(Json& entry, const std::string& place, Index d_model
   complete.update(write_fields(config));
   entry = std::move(complete);
   return std::make_unique<L>(config, d_model, plan.at(place));
+}
+
+/// {"type": "parallel", "layers": [...]}: the entries' parameters have names below "0", "1", ...
+std::unique_ptr<Layer> make_parallel(Json& entry, const std::string& place, Index d_model,
+                                     Plan plan) {
+  constexpr std::size_t kMost = 64;
+  JsonFields keys(entry, place);
+  keys.ignore("type");
+  keys.ignore("layers");
+  keys.finish();
+  if (!entry.contains("layers") || !entry.at("layers").is_array() || entry.at("layers").empty())
+    fail(place, ": layers: expected a list of layers");
+  Json& list = entry.at("layers");
+  if (list.size() > kMost)
+    fail(place, ": layers: expected at most ", kMost, ", found ", list.size());
+  std::vector<std::unique_ptr<Layer>> layers;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const std::string here = text_of(place, ".layers[", i, ']');
+    if (list[i].is_object() && list[i].contains("layers"))
+      fail(here, ": expected a layer, found another list of layers");
+    if (layer_traits(list[i]).norms)
+      fail(here, ": type: expected a layer that shares the norm, found ", list[i].at("type").dump(),
+           ", which norms its input itself");
+    layers.push_back(make_layer(list[i], here, d_model, plan.inside(text_of(i))));
+  }
+  return std::make_unique<Parallel>(std::move(layers));
 }
 
 /// The only list of layer types.
@@ -56,6 +83,14 @@ const std::map<std::string, Entry>& entries() {
         {.mixes = true, .norms = true},
         {R"({"type": "mega_s6", "chunk": 9, "z_width": 8})",
          R"({"type": "mega_s6", "z_width": 10, "d_state": 5, "d_conv": 3, "dt_rank": 4, "norm_eps": 1e-3})"}}},
+      {"parallel",
+       {make_parallel,
+        {},  // its entries' together
+        {R"({"type": "parallel", "layers": [{"type": "attention", "heads": 4, "window": 5},
+                                            {"type": "swiglu", "d_ff": 11}]})",
+         R"({"type": "parallel", "layers": [{"type": "mamba", "d_state": 5},
+                                            {"type": "attention", "heads": 2, "kv_heads": 1},
+                                            {"type": "swiglu", "d_ff": 9}]})"}}},
       {"retention",
        {make<Retention>,
         {.mixes = true},
@@ -94,7 +129,14 @@ std::vector<LayerType> layer_types() {
 LayerTraits layer_traits(const Json& entry) {
   if (!entry.is_object() || !entry.contains("type") || !entry.at("type").is_string()) return {};
   const auto found = entries().find(entry.at("type").get<std::string>());
-  return found == entries().end() ? LayerTraits{} : found->second.traits;
+  if (found == entries().end()) return {};
+  LayerTraits traits = found->second.traits;
+  if (found->first == "parallel" && entry.contains("layers") && entry.at("layers").is_array()) {
+    traits.outputs = static_cast<Index>(entry.at("layers").size());
+    for (const Json& inner : entry.at("layers"))
+      traits.mixes = traits.mixes || layer_traits(inner).mixes;
+  }
+  return traits;
 }
 
 }  // namespace samba

@@ -26,6 +26,7 @@ std::vector<LayerType> layer_types();
 struct LayerTraits {
   bool mixes = false;  ///< it mixes tokens (Layer::mixes)
   bool norms = false;  ///< it norms its input itself: the model hands it the residual stream
+  Index outputs = 1;   ///< matrices whose outputs it adds to the residual stream
 };
 LayerTraits layer_traits(const Json& entry);
 

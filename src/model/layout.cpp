@@ -43,25 +43,29 @@ Json write_config(const ModelConfig& config, const std::string& kind) {
   return fla_linear_attention_config(config, kind);
 }
 
-/// The list with every key of every layer, zeros that stand for a rule replaced by what it gives.
+/// Replaces zeros that stand for a rule by what it gives, in a complete entry.
+void resolve(Json& layer, Index d) {
+  const auto otherwise = [&](const char* key, Index value) {
+    if (layer.contains(key) && layer.at(key) == 0) layer[key] = value;
+  };
+  if (layer.at("type") == "attention") {
+    otherwise("kv_heads", layer.at("heads").get<Index>());
+    otherwise("head_width", d / layer.at("heads").get<Index>());
+    if (layer.at("rope") == false) layer["rope_base"] = 10000.0;  // not read
+  } else if (layer.at("type") == "mamba") {
+    otherwise("dt_rank", (d + 15) / 16);
+  } else if (layer.at("type") == "mega_s6") {
+    otherwise("dt_rank", (d + 31) / 32);
+  } else if (layer.at("type") == "parallel") {
+    for (Json& inner : layer.at("layers")) resolve(inner, d);
+  }
+}
+
+/// The list with every key of every layer.
 std::vector<Json> resolved_layers(const ModelConfig& config) {
   Stream stream(1, Tier::plain);
   std::vector<Json> layers = Model(config, stream, DType::f32).config().layers;
-  const Index d = config.d_model;
-  for (Json& layer : layers) {
-    const auto otherwise = [&](const char* key, Index value) {
-      if (layer.contains(key) && layer.at(key) == 0) layer[key] = value;
-    };
-    if (layer.at("type") == "attention") {
-      otherwise("kv_heads", layer.at("heads").get<Index>());
-      otherwise("head_width", d / layer.at("heads").get<Index>());
-      if (layer.at("rope") == false) layer["rope_base"] = 10000.0;  // not read
-    } else if (layer.at("type") == "mamba") {
-      otherwise("dt_rank", (d + 15) / 16);
-    } else if (layer.at("type") == "mega_s6") {
-      otherwise("dt_rank", (d + 31) / 32);
-    }
-  }
+  for (Json& layer : layers) resolve(layer, config.d_model);
   return layers;
 }
 

@@ -63,6 +63,7 @@ TEST(ConfigPage, NamesEveryKeyOfEveryLayer) {
       {"attention", names_of<Attention::Config>()},
       {"mamba", names_of<Mamba::Config>()},
       {"mega_s6", names_of<MegaS6::Config>()},
+      {"parallel", {"layers"}},
       {"swiglu", names_of<SwiGlu::Config>()}};
   for (const LayerType& type : layer_types()) {
     ASSERT_TRUE(fields.contains(type.name)) << "this test lacks the fields of " << type.name;

@@ -31,8 +31,8 @@ std::ostream& operator<<(std::ostream& out, const Golden& golden) {
 
 std::vector<Golden> shipped() {
   std::vector<Golden> all;
-  for (const char* name :
-       {"lit_gpt/samba", "lit_gpt/mamba", "lit_gpt/llama_swa_gqa", "hf/hf_llama", "hf/hf_mamba"})
+  for (const char* name : {"lit_gpt/samba", "lit_gpt/mamba", "lit_gpt/llama_swa_gqa",
+                           "lit_gpt/mega_s6", "hf/hf_llama", "hf/hf_mamba"})
     all.push_back({name, true});
   return all;
 }

@@ -17,19 +17,41 @@ struct Shape {
   op::Heads heads;
   Index length;
   Index window;
+  bool chunked = false;
 
   Index q_cols() const { return heads.heads * heads.width; }
-  Index kv_cols() const { return heads.kv_heads * heads.width; }
+  Index k_cols() const { return heads.kv_heads * heads.width; }
+  Index v_cols() const { return heads.kv_heads * heads.value_width; }
+  Index y_cols() const { return heads.heads * heads.value_width; }
   double scale() const { return 1 / std::sqrt(static_cast<double>(heads.width)); }
-  Index terms() const { return std::min(length, window) + heads.width; }
+  Index terms() const {
+    return std::min(length, window) + std::max(heads.width, heads.value_width);
+  }
 };
 
-/// Every kind of heads, odd and usual widths, windows within and beyond a tile.
+/// Every kind of heads, odd and usual widths, windows within and beyond a tile; values wider and
+/// narrower than keys; chunks of one token, within a block, across blocks and longer than the text.
 const Shape kShapes[] = {
-    {{1, 1, 1}, 1, 1},       {{2, 2, 1}, 7, 5},        {{1, 1, 16}, 33, 1},
-    {{4, 2, 16}, 130, 16},   {{4, 1, 24}, 101, 5},     {{6, 2, 5}, 203, 100},
-    {{3, 3, 64}, 211, 16},   {{2, 1, 64}, 330, 1000},  {{1, 1, 128}, 300, 97},
-    {{5, 5, 17}, 65, kFull}, {{8, 1, 16}, 250, kFull}, {{2, 1, 130}, 99, 48},
+    {{1, 1, 1}, 1, 1},
+    {{2, 2, 1}, 7, 5},
+    {{1, 1, 16}, 33, 1},
+    {{4, 2, 16}, 130, 16},
+    {{4, 1, 24}, 101, 5},
+    {{6, 2, 5}, 203, 100},
+    {{3, 3, 64}, 211, 16},
+    {{2, 1, 64}, 330, 1000},
+    {{1, 1, 128}, 300, 97},
+    {{5, 5, 17}, 65, kFull},
+    {{8, 1, 16}, 250, kFull},
+    {{2, 1, 130}, 99, 48},
+    {{1, 1, 16, 80}, 140, 50},
+    {{4, 2, 24, 7}, 101, 30},
+    {{2, 2, 5, 1}, 120, kFull},
+    {{1, 1, 16}, 40, 1, true},
+    {{4, 2, 16}, 210, 37, true},
+    {{2, 1, 24}, 300, 120, true},
+    {{1, 1, 32, 200}, 230, 96, true},
+    {{3, 1, 12, 33}, 90, 1000, true},
 };
 
 class Attention : public KernelTest {
@@ -42,8 +64,8 @@ class Attention : public KernelTest {
 
   Inputs inputs(const Shape& s, int seed = 1) {
     Inputs in{random(s.length, s.q_cols(), dtype(), seed),
-              random(s.length, s.kv_cols(), dtype(), seed + 1),
-              random(s.length, s.kv_cols(), dtype(), seed + 2),
+              random(s.length, s.k_cols(), dtype(), seed + 1),
+              random(s.length, s.v_cols(), dtype(), seed + 2),
               {}};
     const Host* from[] = {&in.q, &in.k, &in.v};
     for (int i = 0; i < 3; ++i) in.views[i] = upload(*from[i]);
@@ -52,7 +74,7 @@ class Attention : public KernelTest {
 
   Host expected(const Shape& s, const Inputs& in, Host* lse = nullptr) {
     return reference::attention(in.q, in.k, in.v, s.heads.heads, s.heads.kv_heads, s.window,
-                                s.scale(), lse);
+                                s.scale(), lse, s.chunked);
   }
 
   op::Attention call(const Shape& s, const View (&views)[3], View y,
@@ -63,6 +85,7 @@ class Attention : public KernelTest {
             .v = views[2],
             .heads = s.heads,
             .window = s.window,
+            .chunked = s.chunked,
             .scale = s.scale(),
             .batch = batch_of(spans)};
   }
@@ -76,8 +99,8 @@ class Attention : public KernelTest {
   /// One sequence in chunks, each a call of its own on slot 1 of rings that begin as NaN.
   Host in_chunks(const Shape& s, const Inputs& in, Index capacity,
                  const std::vector<Index>& chunks) {
-    const View keys = empty(3, capacity * s.kv_cols()), values = empty(3, capacity * s.kv_cols());
-    const View y = empty(s.length, s.q_cols());
+    const View keys = empty(3, capacity * s.k_cols()), values = empty(3, capacity * s.v_cols());
+    const View y = empty(s.length, s.y_cols());
     Index done = 0;
     for (std::size_t c = 0; done < s.length; ++c) {
       const Index n = std::min(chunks[c % chunks.size()], s.length - done);
@@ -98,7 +121,7 @@ SAMBA_KERNEL_TEST(Attention);
 TEST_P(Attention, MatchesTheDefinition) {
   for (const Shape& s : kShapes) {
     const Inputs in = inputs(s);
-    const View y = empty(s.length, s.q_cols(), dtype(), 3),
+    const View y = empty(s.length, s.y_cols(), dtype(), 3),
                lse = empty(s.length, s.heads.heads, exact(), 1);
     const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
     op::Attention op = call(s, in.views, y, spans);
@@ -112,10 +135,10 @@ TEST_P(Attention, MatchesTheDefinition) {
 
 TEST_P(Attention, ReadsColumnsOfWiderMatrices) {
   const Shape s{{4, 2, 24}, 77, 30};
-  const Host all = random(s.length, s.q_cols() + 2 * s.kv_cols(), dtype(), 4);
+  const Host all = random(s.length, s.q_cols() + 2 * s.k_cols(), dtype(), 4);
   const View fused = upload(all, dtype(), 5);
-  const View views[3] = {fused.columns(0, s.q_cols()), fused.columns(s.q_cols(), s.kv_cols()),
-                         fused.columns(s.q_cols() + s.kv_cols(), s.kv_cols())};
+  const View views[3] = {fused.columns(0, s.q_cols()), fused.columns(s.q_cols(), s.k_cols()),
+                         fused.columns(s.q_cols() + s.k_cols(), s.k_cols())};
   const Inputs in{host(views[0]), host(views[1]), host(views[2]), {}};
   const View wide = empty(s.length, s.q_cols() + 7);
   const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
@@ -129,9 +152,11 @@ TEST_P(Attention, ReadsColumnsOfWiderMatrices) {
 TEST_P(Attention, CuttingASequenceChangesNothing) {
   for (const Shape& s :
        {Shape{{4, 2, 16}, 260, 16}, Shape{{3, 1, 5}, 333, 100}, Shape{{2, 2, 24}, 40, 1},
-        Shape{{1, 1, 64}, 230, 5}, Shape{{2, 1, 16}, 150, kFull}}) {
+        Shape{{1, 1, 64}, 230, 5}, Shape{{2, 1, 16}, 150, kFull}, Shape{{1, 1, 8, 40}, 190, 50},
+        Shape{{4, 2, 16, 24}, 260, 37, true}, Shape{{1, 1, 16, 72}, 333, 100, true},
+        Shape{{2, 1, 8}, 40, 1, true}, Shape{{2, 2, 8, 5}, 90, 128, true}}) {
     const Inputs in = inputs(s);
-    const View y = empty(s.length, s.q_cols());
+    const View y = empty(s.length, s.y_cols());
     const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
     run(stream(), call(s, in.views, y, spans));
     const Index least = std::min(s.window, s.length);
@@ -148,50 +173,51 @@ TEST_P(Attention, CuttingASequenceChangesNothing) {
 }
 
 TEST_P(Attention, CompanyInTheBatchChangesNothing) {
-  const Shape s{{4, 2, 16}, 150, 40};
-  const Inputs in = inputs(s), other = inputs({s.heads, 171, s.window}, 9);
-  const Index capacity = 41;
-  const auto states = [&] { return empty(4, capacity * s.kv_cols()); };
-  const View keys = states(), values = states();
-  const View alone_keys = states(), alone_values = states();
-  // Two steps: a chunk of each sequence, then a single token of one between chunks of the other.
-  const auto joined = [&](int i, Index a, Index n, Index b, Index m) {
-    Host x(n + m, in.views[i].cols);
-    const Host &first = host(other.views[i].block(b, m)), second = host(in.views[i].block(a, n));
-    std::copy(first.values.begin(), first.values.end(), x.values.begin());
-    std::copy(second.values.begin(), second.values.end(), x.values.begin() + m * x.cols);
-    return upload(x);
-  };
-  Index done = 0, other_done = 0;
-  for (const auto& [n, m] : {std::pair<Index, Index>{100, 60}, {1, 70}, {2, 1}, {1, 1}, {46, 39}}) {
-    const View both[3] = {joined(0, done, n, other_done, m), joined(1, done, n, other_done, m),
-                          joined(2, done, n, other_done, m)};
-    const View y = empty(n + m, s.q_cols()), y_alone = empty(n, s.q_cols());
-    const std::vector<Span> spans = {{.first = 0, .length = m, .position = other_done, .slot = 3},
-                                     {.first = m, .length = n, .position = done, .slot = 0}};
-    op::Attention op = call(s, both, y, spans);
-    op.key_state = keys;
-    op.value_state = values;
-    run(stream(), op);
-    const View views[3] = {in.views[0].block(done, n), in.views[1].block(done, n),
-                           in.views[2].block(done, n)};
-    const std::vector<Span> single = {{.first = 0, .length = n, .position = done, .slot = 2}};
-    op::Attention alone = call(s, views, y_alone, single);
-    alone.key_state = alone_keys;
-    alone.value_state = alone_values;
-    run(stream(), alone);
-    expect_same(host(y.block(m, n)), host(y_alone));
-    done += n;
-    other_done += m;
+  for (const Shape& s : {Shape{{4, 2, 16}, 150, 40}, Shape{{2, 1, 16, 24}, 150, 40, true}}) {
+    const Inputs in = inputs(s), other = inputs({s.heads, 171, s.window, s.chunked}, 9);
+    const Index capacity = 41;
+    const View keys = empty(4, capacity * s.k_cols()), values = empty(4, capacity * s.v_cols());
+    const View alone_keys = empty(4, keys.cols), alone_values = empty(4, values.cols);
+    // Two steps: a chunk of each sequence, then a single token of one between chunks of the other.
+    const auto joined = [&](int i, Index a, Index n, Index b, Index m) {
+      Host x(n + m, in.views[i].cols);
+      const Host &first = host(other.views[i].block(b, m)), second = host(in.views[i].block(a, n));
+      std::copy(first.values.begin(), first.values.end(), x.values.begin());
+      std::copy(second.values.begin(), second.values.end(), x.values.begin() + m * x.cols);
+      return upload(x);
+    };
+    Index done = 0, other_done = 0;
+    for (const auto& [n, m] :
+         {std::pair<Index, Index>{100, 60}, {1, 70}, {2, 1}, {1, 1}, {46, 39}}) {
+      const View both[3] = {joined(0, done, n, other_done, m), joined(1, done, n, other_done, m),
+                            joined(2, done, n, other_done, m)};
+      const View y = empty(n + m, s.y_cols()), y_alone = empty(n, s.y_cols());
+      const std::vector<Span> spans = {{.first = 0, .length = m, .position = other_done, .slot = 3},
+                                       {.first = m, .length = n, .position = done, .slot = 0}};
+      op::Attention op = call(s, both, y, spans);
+      op.key_state = keys;
+      op.value_state = values;
+      run(stream(), op);
+      const View views[3] = {in.views[0].block(done, n), in.views[1].block(done, n),
+                             in.views[2].block(done, n)};
+      const std::vector<Span> single = {{.first = 0, .length = n, .position = done, .slot = 2}};
+      op::Attention alone = call(s, views, y_alone, single);
+      alone.key_state = alone_keys;
+      alone.value_state = alone_values;
+      run(stream(), alone);
+      expect_same(host(y.block(m, n)), host(y_alone));
+      done += n;
+      other_done += m;
+    }
+    expect_same(host(keys.block(0, 1)), host(alone_keys.block(2, 1)));
+    for (const Index slot : {1, 2}) EXPECT_TRUE(std::isnan(host(keys)(slot, 0))) << "slot " << slot;
   }
-  expect_same(host(keys.block(0, 1)), host(alone_keys.block(2, 1)));
-  for (const Index slot : {1, 2}) EXPECT_TRUE(std::isnan(host(keys)(slot, 0))) << "slot " << slot;
 }
 
 TEST_P(Attention, SpansWithoutASlotStartFromNothingAndLeaveNothing) {
   const Shape s{{2, 1, 16}, 20, 8};
   const Inputs in = inputs(s);
-  const View keys = empty(1, 8 * s.kv_cols()), values = empty(1, 8 * s.kv_cols());
+  const View keys = empty(1, 8 * s.k_cols()), values = empty(1, 8 * s.k_cols());
   const View y = empty(s.length, s.q_cols());
   const std::vector<Span> spans = {{.first = 0, .length = 20, .position = 500}};
   op::Attention op = call(s, in.views, y, spans);
@@ -207,10 +233,10 @@ TEST_P(Attention, WorksAtVeryLargePositions) {
     const Shape s{{4, 2, 16}, length + 15, 16};
     const Index capacity = 19, position = (Index{1} << 33) + 5;
     const Inputs in = inputs(s);
-    const auto ring_row = [&](Index p) { return p % capacity * s.kv_cols(); };
-    Host keys = random(1, capacity * s.kv_cols(), dtype(), 7, 100), values = keys;
+    const auto ring_row = [&](Index p) { return p % capacity * s.k_cols(); };
+    Host keys = random(1, capacity * s.k_cols(), dtype(), 7, 100), values = keys;
     const auto put_row = [&](Index p, Index r) {
-      for (Index c = 0; c < s.kv_cols(); ++c) {
+      for (Index c = 0; c < s.k_cols(); ++c) {
         keys(0, ring_row(p) + c) = in.k(r, c);
         values(0, ring_row(p) + c) = in.v(r, c);
       }
@@ -240,8 +266,8 @@ TEST_P(Attention, WorksAtVeryLargePositions) {
 TEST_P(Attention, LargeScoresDoNotOverflow) {
   const Shape s{{2, 2, 16}, 120, 50};
   Host q = random(s.length, s.q_cols(), DType::f64, 1, 40),
-       k = random(s.length, s.kv_cols(), DType::f64, 2, 40);
-  const Host v = random(s.length, s.kv_cols(), dtype(), 3);
+       k = random(s.length, s.k_cols(), DType::f64, 2, 40);
+  const Host v = random(s.length, s.k_cols(), dtype(), 3);
   // Whole numbers, so that every tier finds the same scores.
   for (Host* x : {&q, &k})
     for (double& value : x->values) value = std::clamp(std::round(value), -128.0, 128.0);
@@ -278,16 +304,18 @@ TEST_P(Attention, RefusesWhatItCannotDo) {
   bad.k = in.views[1].block(0, 9);
   EXPECT_THROW(run(stream(), bad), Error);
   bad = good;
-  bad.key_state = zeros(2, 5 * s.kv_cols(), dtype());  // holds 5 keys of the 6
-  bad.value_state = zeros(2, 5 * s.kv_cols(), dtype());
+  bad.key_state = zeros(2, 5 * s.k_cols(), dtype());  // holds 5 keys of the 6
+  bad.value_state = zeros(2, 5 * s.k_cols(), dtype());
   EXPECT_THROW(run(stream(), bad), Error);
-  bad.key_state = zeros(1, 6 * s.kv_cols(), dtype());  // has no slot 1
-  bad.value_state = zeros(1, 6 * s.kv_cols(), dtype());
+  bad.key_state = zeros(1, 6 * s.k_cols(), dtype());  // has no slot 1
+  bad.value_state = zeros(1, 6 * s.k_cols(), dtype());
   EXPECT_THROW(run(stream(), bad), Error);
-  bad.key_state = zeros(2, 6 * s.kv_cols(), dtype());
+  bad.key_state = zeros(2, 6 * s.k_cols(), dtype());
   EXPECT_THROW(run(stream(), bad), Error);
-  bad.value_state = zeros(2, 6 * s.kv_cols(), dtype());
+  bad.value_state = zeros(2, 6 * s.k_cols(), dtype());
   EXPECT_NO_THROW(run(stream(), bad));
+  bad.heads.value_width = 9;
+  EXPECT_THROW(run(stream(), bad), Error);
 }
 
 class AttentionBackward : public Attention {
@@ -304,8 +332,8 @@ class AttentionBackward : public Attention {
     y = host(upload(y));
     lse = host(upload(lse, exact()));
     const View dq = empty(s.length, s.q_cols(), type, gap),
-               dk = empty(s.length, s.kv_cols(), type, gap);
-    const View dv = empty(s.length, s.kv_cols(), type, gap);
+               dk = empty(s.length, s.k_cols(), type, gap);
+    const View dv = empty(s.length, s.v_cols(), type, gap);
     run(on, op::AttentionBackward{.dq = dq,
                                   .dk = dk,
                                   .dv = dv,
@@ -317,6 +345,7 @@ class AttentionBackward : public Attention {
                                   .v = upload(in.v, type, gap),
                                   .heads = s.heads,
                                   .window = s.window,
+                                  .chunked = s.chunked,
                                   .scale = s.scale(),
                                   .batch = batch_of(spans)});
     return {host(dq), host(dk), host(dv)};
@@ -328,13 +357,14 @@ TEST_P(AttentionBackward, MatchesFloat64) {
   Stream plain(1, Tier::plain);
   for (const Shape& s : kShapes) {
     const Inputs in = inputs(s);
-    const Host dy = random(s.length, s.q_cols(), dtype(), 5);
+    const Host dy = random(s.length, s.y_cols(), dtype(), 5);
     const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
     const Gradients found = backward(stream(), s, in, dy, dtype(), spans, 3);
     const Gradients exact64 = backward(plain, s, in, dy, DType::f64, spans);
-    // Where few keys are seen weights are near 1 and gradients of weights, of rms 1 / scale,
-    // cancel.
-    const Law within{.terms = s.terms(), .rounded = dtype(), .rms = 1};
+    // Where few keys are seen weights are near 1 and gradients of weights, of the root of the
+    // values' width as rms, cancel before they are scaled.
+    const double rms = s.scale() * std::sqrt(static_cast<double>(s.heads.value_width));
+    const Law within{.terms = s.terms(), .rounded = dtype(), .rms = std::max(1.0, rms)};
     expect_close(found.dq, exact64.dq, dtype(), within);
     expect_close(found.dk, exact64.dk, dtype(), within);
     expect_close(found.dv, exact64.dv, dtype(), within);
@@ -359,8 +389,8 @@ TEST_P(AttentionBackward, TwiceAndInCompanyIsTheSame) {
   };
   Host lse;
   const Host y = expected(s, in, &lse);
-  const View dq = empty(s.length + 50, s.q_cols()), dk = empty(s.length + 50, s.kv_cols());
-  const View dv = empty(s.length + 50, s.kv_cols());
+  const View dq = empty(s.length + 50, s.q_cols()), dk = empty(s.length + 50, s.k_cols());
+  const View dv = empty(s.length + 50, s.k_cols());
   const std::vector<Span> packed = {{.first = 0, .length = 50, .position = 0},
                                     {.first = 50, .length = s.length, .position = 0}};
   run(stream(), op::AttentionBackward{.dq = dq,
@@ -374,6 +404,7 @@ TEST_P(AttentionBackward, TwiceAndInCompanyIsTheSame) {
                                       .v = upload(doubled(in.v)),
                                       .heads = s.heads,
                                       .window = s.window,
+                                      .chunked = s.chunked,
                                       .scale = s.scale(),
                                       .batch = batch_of(packed)});
   expect_same(host(dq.block(50, s.length)), once.dq);
@@ -391,10 +422,10 @@ TEST_P(AttentionBackward, RefusesSpansWithState) {
 
 TEST(AttentionGradient, MatchesFiniteDifferences) {
   Stream plain(2, Tier::plain);
-  // Two spans, grouped heads, and a window shorter than both.
+  // Two spans, grouped heads of wider values, and windows and chunks shorter than both.
   const std::vector<Span> spans = {{.first = 0, .length = 9, .position = 0},
                                    {.first = 9, .length = 121, .position = 3}};
-  const op::Heads heads{4, 2, 3};
+  const op::Heads heads{4, 2, 3, 5};
   const Index n = 130;
   const auto filled = [&](Index cols, int seed) {
     Matrix x(plain, DType::f64, n, cols);
@@ -402,12 +433,18 @@ TEST(AttentionGradient, MatchesFiniteDifferences) {
     copy(x, View{reinterpret_cast<std::byte*>(values.values.data()), n, cols, cols, DType::f64});
     return x;
   };
-  const Matrix q = filled(12, 1), k = filled(6, 2), v = filled(6, 3), dy = filled(12, 4);
-  const Matrix y(plain, DType::f64, n, 12), lse(plain, DType::f64, n, 4);
+  const Matrix q = filled(12, 1), k = filled(6, 2), v = filled(10, 3), dy = filled(20, 4);
+  const Matrix y(plain, DType::f64, n, 20), lse(plain, DType::f64, n, 4);
   const Matrix dq(plain, DType::f64, n, 12), dk(plain, DType::f64, n, 6),
-      dv(plain, DType::f64, n, 6);
-  for (const Index window : {Index{1}, Index{7}, Index{110}, kFull}) {
-    const auto loss = [&] {
+      dv(plain, DType::f64, n, 10);
+  for (const auto& [window, chunked] : {std::pair{Index{1}, false},
+                                        {7, false},
+                                        {110, false},
+                                        {kFull, false},
+                                        {1, true},
+                                        {20, true},
+                                        {100, true}}) {
+    const auto loss = [&, window = window, chunked = chunked] {
       run(plain, op::Attention{.y = y,
                                .lse = lse,
                                .q = q,
@@ -415,6 +452,7 @@ TEST(AttentionGradient, MatchesFiniteDifferences) {
                                .v = v,
                                .heads = heads,
                                .window = window,
+                               .chunked = chunked,
                                .scale = 0.7,
                                .batch = batch_of(spans)});
       return dot(host(dy), host(y));
@@ -431,6 +469,7 @@ TEST(AttentionGradient, MatchesFiniteDifferences) {
                                      .v = v,
                                      .heads = heads,
                                      .window = window,
+                                     .chunked = chunked,
                                      .scale = 0.7,
                                      .batch = batch_of(spans)});
     expect_gradient(q, host(dq), loss);

@@ -111,7 +111,8 @@ TEST(Layout, EveryRowHasItsPlace) {
         R"({"mamba_init": false, "mb_per_layer": -1})", R"({"nope": true})", R"({"sc_attn": true})",
         R"({"abl_mamba": true})", R"({"mamba_swa_mlp": true, "mb_per_layer": -1})",
         R"({"use_mega": true, "mb_per_layer": -1})", R"({"mb_per_layer": -1, "ret_per_layer": 2})",
-        R"({"mb_per_layer": -1, "gla_per_layer": 2, "n_embd": 768})"}) {
+        R"({"mb_per_layer": -1, "gla_per_layer": 2, "n_embd": 768})",
+        R"({"parallel_residual": true, "shared_attention_norm": true})"}) {
     SCOPED_TRACE(patch);
     expect_every_row_once(read(kLitGpt, patch));
   }
@@ -187,6 +188,11 @@ TEST(Layout, LitGptsMeanings) {
   const Json stand_in = read(kLitGpt, R"({"abl_mamba": true})").config.layers[0];
   EXPECT_EQ(stand_in.at("type"), "swiglu");
   EXPECT_EQ(stand_in.at("d_ff"), 128) << "twice d_model";
+  const Layout parallel =
+      read(kLitGpt, R"({"parallel_residual": true, "shared_attention_norm": true})");
+  EXPECT_EQ(kinds(parallel), "pppp");
+  EXPECT_EQ(parallel.config.layers[1].at("layers")[0].at("type"), "attention");
+  EXPECT_EQ(parallel.config.layers[1].at("layers")[1].at("type"), "swiglu");
   const Json mega = read(kLitGpt, R"({"use_mega": true, "mb_per_layer": -1})").config.layers[0];
   EXPECT_EQ(mega.at("chunk"), 2048);
   EXPECT_EQ(mega.at("z_width"), 128);
@@ -196,6 +202,29 @@ TEST(Layout, LitGptsMeanings) {
                 .at("chunk"),
             16);
   EXPECT_TRUE(read(kLitGpt, R"({"mamba": true, "mamba_init": false})").config.tied);
+}
+
+TEST(Layout, LitGptsPublishedSizes) {
+  Json base =
+      changed(kLitGpt, R"({"padded_vocab_size": 32000, "n_layer": 12, "n_head": 12, "n_embd": 1536,
+      "n_query_groups": 12, "intermediate_size": 4096, "local_window": 2048})");
+  const std::pair<const char*, Index> sizes[] = {
+      {"{}", 421'793'280},
+      {R"({"use_mega": true, "mb_per_layer": -1})", 422'486'016},
+      {R"({"abl_mamba": true})", 417'240'576},
+      {R"({"mamba_swa_mlp": true, "mb_per_layer": -1, "n_layer": 8})", 394'999'296},
+      {R"({"mb_per_layer": -1, "n_layer": 14, "parallel_residual": true,
+           "shared_attention_norm": true})",
+       445'558'272 - 14 * 1536},  // as many as side by side, less the second norms
+  };
+  for (const auto& [patch, size] : sizes) {
+    Json config = base;
+    config.merge_patch(parse_json(patch, "patch"));
+    Stream stream(1);
+    const Model model(layout_of(config, "c.json").config, stream, DType::f32);
+    EXPECT_EQ(model.parameter_count(), size) << patch;
+    EXPECT_FALSE(model.has_growing_state()) << patch;
+  }
 }
 
 TEST(Layout, TheRotationsBaseHasMovedBetweenVersions) {
@@ -273,7 +302,13 @@ TEST(Layout, NamesTheKeyThatItCannotRun) {
       {kFlaGla, R"({"feature_map": "elu"})", "c.json: feature_map: expected null, found \"elu\""},
       {kFlaGla, R"({"use_gv": true})", "c.json: use_gv: expected false, found true"},
       {kFlaGla, R"({"hidden_act": "gelu"})", "c.json: hidden_act: expected swish or silu"},
-      {kLitGpt, R"({"parallel_residual": true})", "c.json: parallel_residual: expected false"},
+      {kLitGpt, R"({"parallel_residual": true})",
+       "c.json: parallel_residual: expected the value of shared_attention_norm, found true"},
+      {kLitGpt, R"({"shared_attention_norm": true})",
+       "c.json: parallel_residual: expected the value of shared_attention_norm, found false"},
+      {kLitGpt,
+       R"({"parallel_residual": true, "shared_attention_norm": true, "mamba_swa_mlp": true})",
+       "c.json: mamba_swa_mlp: expected false, found true"},
       {kLitGpt, R"({"bias": true})", "c.json: bias: expected false"},
       {kLitGpt, R"({"mlp": false})", "c.json: mlp: expected true"},
       {kLitGpt, R"({"_norm_class": "LayerNorm"})", "c.json: _norm_class: expected FusedRMSNorm"},

@@ -38,6 +38,28 @@ void expect_same_gradients(const SmallModel& actual, const std::vector<Host>& ex
   }
 }
 
+ModelConfig named(std::string name, ModelConfig config) {
+  config.name = std::move(name);
+  return config;
+}
+
+/// The small model with other layers.
+ModelConfig only(std::string name, const char* layers) {
+  ModelConfig config = named(std::move(name), small_samba());
+  config.layers = {};
+  for (const Json& layer : parse_json(layers, "layers")) config.layers.push_back(layer);
+  return config;
+}
+
+/// Layers that norm the residual stream themselves: first, last, behind one another and beside
+/// others.
+ModelConfig mega() {
+  return only("mega", R"([{"type": "mega_s6", "chunk": 9, "z_width": 8},
+                          {"type": "swiglu", "d_ff": 20},
+                          {"type": "mega_s6", "z_width": 4, "d_state": 3},
+                          {"type": "mega_s6", "chunk": 5, "z_width": 6}])");
+}
+
 class WholeModel : public testing::TestWithParam<Target> {
  protected:
   static constexpr Index kTokens = 37;
@@ -68,12 +90,14 @@ TEST_P(WholeModel, LosesTheCrossEntropyOfItsLogits) {
 
 TEST_P(WholeModel, RecomputingLeavesTheSameGradients) {
   const std::vector<Span> spans{{0, 12, 0}, {12, 1, 0}, {13, 24, 0}};
-  SmallModel small = make();
-  const double kept = small.loss_and_gradient(ids(1), ids(2), spans);
-  const std::vector<Host> gradients = small.gradients();
-  small.model().set_recompute(true);
-  EXPECT_EQ(small.loss_and_gradient(ids(1), ids(2), spans), kept);
-  expect_same_gradients(small, gradients);
+  for (const ModelConfig& config : {small_samba(), mega()}) {
+    SmallModel small = make(config);
+    const double kept = small.loss_and_gradient(ids(1), ids(2), spans);
+    const std::vector<Host> gradients = small.gradients();
+    small.model().set_recompute(true);
+    EXPECT_EQ(small.loss_and_gradient(ids(1), ids(2), spans), kept);
+    expect_same_gradients(small, gradients);
+  }
 }
 
 TEST_P(WholeModel, ComputesTheSameGradientsTwice) {
@@ -87,8 +111,8 @@ TEST_P(WholeModel, ComputesTheSameGradientsTwice) {
 
 TEST_P(WholeModel, PackingTheWeightsLeavesTheSameLogits) {
   const std::vector<Span> spans{{0, 30, 0}, {30, 7, 0}};
-  for (const bool tied : {true, false}) {
-    SmallModel small = make(small_samba(tied), false);
+  for (const ModelConfig& config : {small_samba(true), small_samba(false), mega()}) {
+    SmallModel small = make(config, false);
     const Host logits = small.logits(ids(1), spans);
     small.model().pack();
     expect_same(small.logits(ids(1), spans), logits);
@@ -227,19 +251,6 @@ TEST_P(ExactModel, StatesTakeTheBytesThatAreStated) {
   }
 }
 
-ModelConfig named(std::string name, ModelConfig config) {
-  config.name = std::move(name);
-  return config;
-}
-
-/// The small model with other layers.
-ModelConfig only(std::string name, const char* layers) {
-  ModelConfig config = named(std::move(name), small_samba());
-  config.layers = {};
-  for (const Json& layer : parse_json(layers, "layers")) config.layers.push_back(layer);
-  return config;
-}
-
 INSTANTIATE_TEST_SUITE_P(
     Configs, ExactModel,
     testing::Values(named("tied", small_samba(true)), named("untied", small_samba(false)),
@@ -247,7 +258,13 @@ INSTANTIATE_TEST_SUITE_P(
                     only("mamba", R"([{"type": "mamba"}, {"type": "mamba", "conv_bias": false}])"),
                     only("attention",
                          R"([{"type": "attention", "heads": 4, "window": 3, "rope": false},
-                                          {"type": "attention", "heads": 4, "kv_heads": 2}])")),
+                                          {"type": "attention", "heads": 4, "kv_heads": 2}])"),
+                    mega(), only("parallel", R"([{"type": "parallel", "layers": [
+                                            {"type": "mamba", "d_state": 3}, {"type": "swiglu", "d_ff": 9}]},
+                                         {"type": "parallel", "layers": [
+                                            {"type": "attention", "heads": 4, "window": 5, "short_conv": 4,
+                                             "qkv_bias": true},
+                                            {"type": "swiglu", "d_ff": 9}]}])")),
     [](const auto& i) { return i.param.name; });
 
 TEST(Model, ReadsALargeVocabularyInPieces) {

@@ -65,16 +65,18 @@ inline Host transposed(const Host& x) {
 }
 
 /// Causal attention of one sequence, rows from position 0 on: scores of queries x keys, softmax
-/// over the last `window` keys, weighted values. Ainslie et al. 2023 (grouped queries); Beltagy et
-/// al. 2020, section 3.1. Also writes log sum exp of the scaled scores where lse is not null.
+/// over the last `window` keys, or the keys since the last multiple of `window` where `chunked`,
+/// weighted values. Ainslie et al. 2023 (grouped queries); Beltagy et al. 2020, section 3.1. Also
+/// writes log sum exp of the scaled scores where lse is not null.
 inline Host attention(const Host& q, const Host& k, const Host& v, Index heads, Index kv_heads,
-                      Index window, double scale, Host* lse = nullptr) {
-  Host y(q.rows, q.cols);
-  const Index width = q.cols / heads;
+                      Index window, double scale, Host* lse = nullptr, bool chunked = false) {
+  const Index width = q.cols / heads, values = v.cols / kv_heads;
+  Host y(q.rows, heads * values);
   if (lse != nullptr) *lse = Host(q.rows, heads);
   for (Index i = 0; i < q.rows; ++i)
     for (Index h = 0; h < heads; ++h) {
-      const Index g = h / (heads / kv_heads), first = std::max<Index>(0, i - window + 1);
+      const Index g = h / (heads / kv_heads);
+      const Index first = chunked ? i / window * window : std::max<Index>(0, i - window + 1);
       std::vector<double> scores;
       for (Index j = first; j <= i; ++j) {
         double dot = 0;
@@ -85,10 +87,10 @@ inline Host attention(const Host& q, const Host& k, const Host& v, Index heads, 
       double sum = 0;
       for (double& s : scores) sum += s = std::exp(s - largest);
       if (lse != nullptr) (*lse)(i, h) = largest + std::log(sum);
-      for (Index d = 0; d < width; ++d)
+      for (Index d = 0; d < values; ++d)
         for (Index j = first; j <= i; ++j)
-          y(i, h * width + d) +=
-              scores[static_cast<std::size_t>(j - first)] / sum * v(j, g * width + d);
+          y(i, h * values + d) +=
+              scores[static_cast<std::size_t>(j - first)] / sum * v(j, g * values + d);
     }
   return y;
 }

@@ -77,8 +77,11 @@ void gate_row_backward(const op::MegaGateBackward& op, Index n) {
   const T *hx = op.hx.row<T>(n), *x = op.x.row<T>(n);
 #pragma omp simd
   for (Index i = 0; i < op.dy.cols; ++i) {
-    const E d = get(dy[i]), gate = sigmoid(get(u[i])), sum = get(h[i]) + get(hx[i]);
-    put(du[i], d * (silu(sum) - get(x[i])) * gate * (E{1} - gate));
+    const E d = get(dy[i]), sum = get(h[i]) + get(hx[i]), at = get(u[i]);
+    // sigmoid and its slope without the difference of 1 and a number near 1.
+    const E e = fast_exp(at > 0 ? -at : at), larger = E{1} / (E{1} + e);
+    const E gate = at > 0 ? larger : e * larger;
+    put(du[i], d * (silu(sum) - get(x[i])) * (e * larger * larger));
     put(dh[i], d * gate * silu_slope(sum));
     dx[i] = -d * gate;
   }

@@ -103,12 +103,26 @@ class Builder {
     layout_.pieces.back().cols = cols;
   }
 
-  /// Begins the next step. A layer that norms its input itself has no `norm`.
+  /// Begins the next step, or, in between begin_parallel and end_parallel, the next layer of it. A
+  /// layer that norms its input itself, or one inside a parallel step, has no `norm`.
   void step(Json entry, const std::string& norm = "") {
+    if (parallel_) {
+      Json& list = layout_.config.layers.back()["layers"];
+      scope_ = text_of("layers.", layout_.config.layers.size() - 1, '.', list.size(), '.');
+      list.push_back(std::move(entry));
+      return;
+    }
     scope_ = text_of("layers.", layout_.config.layers.size(), '.');
     layout_.config.layers.push_back(std::move(entry));
     if (!norm.empty()) vector(norm, "norm.weight");
   }
+
+  /// Begins a step of layers that share the norm.
+  void begin_parallel(const std::string& norm) {
+    step({{"type", "parallel"}, {"layers", Json::array()}}, norm);
+    parallel_ = true;
+  }
+  void end_parallel() { parallel_ = false; }
 
   void swiglu(const std::string& norm, Index d_ff, Index d_model, const std::string& gate,
               const std::string& up, const std::string& down) {
@@ -219,6 +233,7 @@ class Builder {
  private:
   Layout& layout_;
   std::string scope_;
+  bool parallel_ = false;
 };
 
 }  // namespace samba

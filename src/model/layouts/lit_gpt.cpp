@@ -24,7 +24,7 @@ class LitGpt {
     c.init = c.tied ? "mamba" : "neox";
     keys_.expect<Index>("condense_ratio", 1, 1);
     if (!pure_mamba_) {
-      keys_.expect("parallel_residual", false, true);
+      read_residual();
       keys_.expect("bias", false, true);
       keys_.expect<std::string>("_mlp_class", "LLaMAMLP", "GptNeoxMLP");
       keys_.expect("mlp", true, true);
@@ -40,6 +40,17 @@ class LitGpt {
   Layout take() { return std::move(layout_); }
 
  private:
+  /// Whether mixer and MLP of a block run side by side: the published code knows that with one norm
+  /// for both, and one norm only so.
+  void read_residual() {
+    parallel_ = keys_.get("parallel_residual", true);
+    if (keys_.get("shared_attention_norm", false) != parallel_)
+      fail(keys_.place(), ": parallel_residual: expected the value of shared_attention_norm, found ",
+           parallel_ ? "true" : "false", ", which this version cannot run");
+    for (const char* key : {"use_mega", "mamba_swa_mlp"})
+      if (parallel_) keys_.expect(key, false, false);
+  }
+
   void read_attention_positions() {
     if (!keys_.has("attn_layer_pos")) return;
     const auto text = keys_.get<std::string>("attn_layer_pos", "");
@@ -68,6 +79,7 @@ class LitGpt {
     const std::string at = text_of("transformer.h.", i, '.');
     const Builder::MambaShape mamba{d_, 16, 4, 2, (d_ + 15) / 16, true};
     if (pure_mamba_) return b_.mamba(at + "norm.weight", mamba, at + "mixer.");
+    if (parallel_) b_.begin_parallel(at + "norm_1.weight");
     if (keys_.get("use_mega", false)) {
       mega(at + "attn.");
     } else if (keys_.get("mamba_swa_mlp", false)) {
@@ -85,6 +97,7 @@ class LitGpt {
       attention(i, at, "norm_1.weight");
     }
     swiglu(at, "norm_2.weight", keys_.count("intermediate_size", 4 * d_), "mlp.");
+    b_.end_parallel();
   }
 
   static constexpr Index kGlaHead = 384;  // channels of the stream for each head, gla_per_layer
@@ -181,6 +194,7 @@ class LitGpt {
   Builder b_;
   Index d_ = 0;
   bool pure_mamba_ = false;
+  bool parallel_ = false;
   bool has_positions_ = false;
   std::vector<Index> positions_;
 };
@@ -210,6 +224,16 @@ Index period_of(const std::vector<Json>& blocks, Chosen&& chosen, Phase&& phase)
 }  // namespace
 
 Json lit_gpt_config(const ModelConfig& c) {
+  if (first_of(c, "parallel").contains("layers")) {
+    ModelConfig in_a_row = c;
+    in_a_row.layers.clear();
+    for (const Json& step : c.layers)
+      for (const Json& layer : step.value("layers", Json::array({step})))
+        in_a_row.layers.push_back(layer);
+    Json config = lit_gpt_config(in_a_row);
+    config["parallel_residual"] = config["shared_attention_norm"] = true;
+    return config;
+  }
   const auto is = [](const char* type) {
     return [type](const Json& entry) { return entry.at("type") == type; };
   };
