@@ -27,8 +27,8 @@ Index rows_at_a_time(Index rows, Index vocab) {
 Model::Model(ModelConfig config, Stream& stream, DType dtype)
     : config_(std::move(config)), stream_(stream), dtype_(dtype) {
   const Index d = config_.d_model;
-  InitScheme scheme{config_.init == "neox", d, static_cast<Index>(config_.layers.size()), 0};
-  for (const Json& entry : config_.layers) scheme.blocks += layer_traits(entry).mixes;
+  const InitScheme scheme{config_.init == "neox", d, static_cast<Index>(config_.layers.size()),
+                          static_cast<Index>(block_lengths(config_.layers).size())};
   const Plan blank(parameters_, state_shapes_, dtype, scheme);
   Plan plan = blank.at(config_.place);
   const Init table = scheme.neox ? scheme.linear(d) : Init{Init::Kind::normal, 0.02};
