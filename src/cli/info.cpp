@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <iostream>
 #include <map>
+#include <utility>
 
 #include "cli/command.h"
 #include "cli/commands.h"
@@ -39,33 +41,143 @@ std::string describe(const Json& layer) {
   return text;
 }
 
-/// "6 x (mamba, swiglu, attention, swiglu)": the list with its shortest period.
-std::string describe(const std::vector<Json>& layers) {
-  std::vector<std::string> types;
-  for (const Json& layer : layers) types.push_back(describe(layer));
+/// The length of the shortest list that `items` repeats.
+template <class T>
+std::size_t period_of(const std::vector<T>& items) {
   std::size_t period = 1;
   const auto repeats = [&] {
-    for (std::size_t i = period; i < types.size(); ++i)
-      if (layers[i] != layers[i - period]) return false;
-    return types.size() % period == 0;
+    for (std::size_t i = period; i < items.size(); ++i)
+      if (items[i] != items[i - period]) return false;
+    return items.size() % period == 0;
   };
-  while (period < types.size() && !repeats()) ++period;
+  while (period < items.size() && !repeats()) ++period;
+  return period;
+}
+
+/// "6 x (mamba, swiglu, attention, swiglu)": the list with its shortest period.
+std::string describe(const std::vector<Json>& layers) {
+  const std::size_t period = period_of(layers);
   std::string text;
-  for (std::size_t i = 0; i < std::min(period, types.size()); ++i)
-    text += (i == 0 ? "" : ", ") + types[i];
-  return std::to_string(types.size() / std::max<std::size_t>(period, 1)) + " x (" + text + ")";
+  for (std::size_t i = 0; i < std::min(period, layers.size()); ++i)
+    text += (i == 0 ? "" : ", ") + describe(layers[i]);
+  return std::to_string(layers.size() / period) + " x (" + text + ")";
+}
+
+constexpr const char* kLegend =
+    "\nBlocks: M Mamba, A attention within a window, F full attention, G gated linear attention,\n"
+    "R retention, X Mega-S6 (the window is its chunk), P an MLP in the place of such a layer, MA "
+    "one\nafter the other, A+P side by side; each other block ends with an MLP unless \"no MLP\" "
+    "is "
+    "said.\nheads: of queries/of keys and values, where they differ. context: tokens of a training "
+    "sequence.\nA name may be written as the authors do: Samba_421M is samba-421m.\n";
+
+/// A layer in the patterns that kLegend explains.
+std::string symbol(const Json& entry) {
+  static const std::map<std::string, std::string> symbols{
+      {"gla", "G"}, {"mamba", "M"}, {"mega_s6", "X"}, {"retention", "R"}, {"swiglu", "P"}};
+  const auto type = entry.at("type").get<std::string>();
+  if (type == "attention") return entry.contains("window") ? "A" : "F";
+  if (type == "parallel") {
+    std::string text;
+    for (const Json& inner : entry.at("layers")) text += (text.empty() ? "" : "+") + symbol(inner);
+    return text;
+  }
+  const auto found = symbols.find(type);
+  return found == symbols.end() ? type : found->second;
+}
+
+/// "(M A) x6", "M x5, F, M x6": the layers of each block that stand before its MLP.
+std::string pattern(const std::vector<Json>& layers) {
+  std::vector<std::string> blocks;
+  bool mlp = false, rope = true;
+  auto entry = layers.begin();
+  for (const Index length : block_lengths(layers)) {
+    const auto end = entry + length, last = length > 1 ? end - 1 : end;
+    mlp = mlp || last != end || entry->contains("layers");
+    blocks.emplace_back();
+    for (; entry != last; ++entry) {
+      blocks.back() += symbol(*entry);
+      rope = rope && entry->value("rope", true);
+    }
+    entry = end;
+  }
+  const auto times = [](std::size_t n) { return n == 1 ? "" : " x" + std::to_string(n); };
+  const std::size_t period = period_of(blocks);
+  std::string text;
+  if (period > 1 && period < blocks.size()) {
+    for (std::size_t i = 0; i < period; ++i) text += (i == 0 ? "(" : " ") + blocks[i];
+    text += ")" + times(blocks.size() / period);
+  } else {
+    for (std::size_t i = 0, run = 0; i < blocks.size(); i += run) {
+      for (run = 1; i + run < blocks.size() && blocks[i + run] == blocks[i];) ++run;
+      text += (i == 0 ? "" : ", ") + blocks[i] + times(run);
+    }
+  }
+  return text + (mlp ? "" : ", no MLP") + (rope ? "" : ", no RoPE");
+}
+
+Json preset_row(const std::string& name, Stream& stream) {
+  const Json document = config_document(name);
+  const Model model(model_config(document, name), stream, DType::f32);
+  const ModelConfig& config = model.config();
+  Json row = {{"name", name},
+              {"group", document.at("group")},
+              {"parameters", model.parameter_count()},
+              {"blocks", pattern(config.layers)},
+              {"d_model", config.d_model}};
+  for (const Json& step : config.layers) {
+    const Json& layer = step.contains("layers") ? step.at("layers").at(0) : step;
+    if (layer.contains("kv_heads") && !row.contains("heads")) {
+      const Index heads = layer.at("heads"), kv_heads = layer.at("kv_heads");
+      row["heads"] = heads;
+      row["kv_heads"] = kv_heads == 0 ? heads : kv_heads;
+    }
+    for (const char* key : {"window", "chunk"})
+      if (layer.contains(key) && !row.contains("window")) row["window"] = layer.at(key);
+  }
+  row["context"] = config.context;
+  return row;
+}
+
+/// Every preset, group by group; the group whose largest model is the smallest comes first.
+std::vector<Json> preset_rows(Stream& stream) {
+  std::vector<Json> rows;
+  std::map<std::string, Index> largest;
+  for (const std::string& name : preset_names()) {
+    rows.push_back(preset_row(name, stream));
+    Index& most = largest[rows.back().at("group")];
+    most = std::max(most, rows.back().at("parameters").get<Index>());
+  }
+  const auto place = [&](const Json& row) {
+    const auto group = row.at("group").get<std::string>();
+    return std::pair(largest.at(group), group);
+  };
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](const Json& a, const Json& b) { return place(a) < place(b); });
+  return rows;
 }
 
 int list_presets(const Options& options) {
   Stream stream = options.common.stream();
-  Table table({"preset", "parameters", "layers"});
-  Json rows = Json::array();
-  for (const std::string& name : preset_names()) {
-    const Model model(open_model(name).layout.config, stream, DType::f32);
-    table.add({name, std::to_string(model.parameter_count()), describe(model.config().layers)});
-    rows.push_back({{"name", name}, {"parameters", model.parameter_count()}});
+  const std::vector<Json> rows = preset_rows(stream);
+  Table table({"preset", "parameters", "blocks", "width", "heads", "window", "context"});
+  std::string group;
+  for (const Json& row : rows) {
+    const auto number = [&](const char* key) { return row.contains(key) ? row[key].dump() : "-"; };
+    if (row["group"] != group) {
+      if (!group.empty()) table.add(std::vector<std::string>(7));
+      group = row["group"];
+      table.add({group, "", "", "", "", "", ""});
+    }
+    std::string heads = number("heads");
+    if (number("kv_heads") != heads) heads += "/" + number("kv_heads");
+    table.add({"  " + row["name"].get<std::string>(), number("parameters"), row["blocks"],
+               number("d_model"), heads, number("window"), number("context")});
   }
-  if (options.common.json != "-") table.print(std::cout);
+  if (options.common.json != "-") {
+    table.print(std::cout);
+    std::cout << kLegend;
+  }
   options.common.write_result(rows);
   return 0;
 }

@@ -66,7 +66,7 @@ struct InitScheme {
   bool neox = false;  ///< normal weights as in GPT-NeoX; else uniform in 1/sqrt(fan_in)
   Index d_model = 0;
   Index residual_steps = 0;  ///< layers whose outputs join the residual stream
-  Index blocks = 0;          ///< entries that mix tokens
+  Index blocks = 0;          ///< of mixer and MLP (block_lengths)
 
   Init linear(Index fan_in) const;
   /// A matrix whose output is added to the residual stream.

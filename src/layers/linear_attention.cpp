@@ -29,9 +29,12 @@ Init residual(const Plan& plan, Index inputs, Index outputs) {
   return init;
 }
 
-Index checked_heads(const Plan& plan, Index heads) {
-  expect_size(plan.place(), "heads", heads);
-  return heads;
+template <class Config>
+Index checked_heads(const Plan& plan, const Config& c) {
+  expect_size(plan.place(), "heads", c.heads);
+  if (c.short_conv != 0) expect_size(plan.place(), "short_conv", c.short_conv);
+  if (!(c.norm_eps >= 0)) fail(plan.place(), ": norm_eps: expected 0 or more, found ", c.norm_eps);
+  return c.heads;
 }
 
 }  // namespace
@@ -39,7 +42,7 @@ Index checked_heads(const Plan& plan, Index heads) {
 Index LinearAttention::head_width(const Plan& plan, const char* key, double expand, Index d_model,
                                   Index heads) {
   const double all = expand * static_cast<double>(d_model);
-  if (!(expand > 0) || all < 1 || all > static_cast<double>(kLargestSize))
+  if (!(all >= 1) || all > static_cast<double>(kLargestSize))
     fail(plan.place(), ": ", key, ": expected a multiple of d_model = ", d_model,
          " that gives 1 to ", kLargestSize, " columns, found ", expand);
   const auto columns = static_cast<Index>(all);
@@ -57,9 +60,7 @@ LinearAttention::LinearAttention(const Shape& s, Index d_model, const Plan& plan
       norm_(Plan(plan).exact("head_norm.weight", 1, s.values, {Init::Kind::ones})),
       out_(plan, "out", s.heads * s.values, d_model, residual(plan, s.heads * s.values, d_model)),
       state_(Plan(plan).state("memory", s.heads * s.keys * s.values, exact_of(plan.dtype()))) {
-  const std::string& at = plan.place();
   if (s.short_conv != 0) {
-    expect_size(at, "short_conv", s.short_conv);
     conv_w_ =
         &Plan(plan).exact("conv.weight", conv_width(), s.short_conv,
                           {Init::Kind::uniform, 1 / std::sqrt(static_cast<double>(s.short_conv))});
@@ -200,7 +201,7 @@ double LinearAttention::flops(Index /*position*/, Index length) const {
 
 Gla::Gla(const Config& c, Index d_model, const Plan& plan)
     : LinearAttention(
-          {checked_heads(plan, c.heads), head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
+          {checked_heads(plan, c), head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
            head_width(plan, "expand_v", c.expand_v, d_model, c.heads), c.short_conv, c.norm_eps,
            c.gate_rank, 0},
           d_model, plan) {
@@ -209,7 +210,7 @@ Gla::Gla(const Config& c, Index d_model, const Plan& plan)
 
 Retention::Retention(const Config& c, Index d_model, const Plan& plan)
     : LinearAttention(
-          {checked_heads(plan, c.heads), head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
+          {checked_heads(plan, c), head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
            head_width(plan, "expand_v", c.expand_v, d_model, c.heads), c.short_conv, c.norm_eps, 0,
            c.rope_base},
           d_model, plan) {

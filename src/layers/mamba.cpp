@@ -30,8 +30,8 @@ double inverse_root(Index n) {
 
 }  // namespace
 
-// The inner projections keep their own initialisation in every scheme: the state space part trains
-// well only from steps in the range that `time_step` draws.
+// The projection to the step keeps its own first values in every scheme: the state space part
+// trains well only from steps in the range that `time_step` draws.
 Mamba::Mamba(const Config& config, Index d_model, Plan plan)
     : inner_(checked(config, d_model, plan).expand * d_model),
       state_(config.d_state),

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "core/error.h"
 #include "core/fields.h"
 #include "core/files.h"
+#include "layers/registry.h"
 #include "model/presets.h"
 
 namespace samba {
@@ -40,12 +42,18 @@ void expand(const Json& list, const std::string& place, std::vector<Json>& out) 
   }
 }
 
+/// A preset's name as its file has it: "LLaMA_438M_SWA" is llama-438m-swa.
+std::string preset_form(std::string name) {
+  for (char& c : name) c = c == '_' ? '-' : 'A' <= c && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  return name;
+}
+
 }  // namespace
 
 ModelConfig model_config(const Json& document, const std::string& place) {
   ModelConfig config;
   config.place = place;
-  read_fields(config, document, place, {"layers", "train"});
+  read_fields(config, document, place, {"group", "layers", "train"});
   if (!document.contains("layers")) fail(place, ": expected a key \"layers\"");
   expect_size(place, "vocab", config.vocab);
   expect_size(place, "d_model", config.d_model);
@@ -64,6 +72,18 @@ Json json_of(const ModelConfig& config) {
   return document;
 }
 
+std::vector<Index> block_lengths(const std::vector<Json>& layers) {
+  std::vector<Index> lengths;
+  Index open = 0;  // entries since the last block
+  for (const Json& entry : layers) {
+    ++open;
+    if (open == 1 || layer_traits(entry).mixes) continue;
+    lengths.push_back(std::exchange(open, 0));
+  }
+  lengths.insert(lengths.end(), static_cast<std::size_t>(open), 1);
+  return lengths;
+}
+
 std::vector<std::string> preset_names() {
   std::vector<std::string> names;
   for (const Preset& preset : presets()) names.emplace_back(preset.name);
@@ -72,14 +92,13 @@ std::vector<std::string> preset_names() {
 }
 
 Json config_document(const std::string& preset_or_path) {
+  const std::string form = preset_form(preset_or_path);
   for (const Preset& preset : presets())
-    if (preset_or_path == preset.name) return parse_json(preset.json, preset_or_path);
+    if (form == preset.name) return parse_json(preset.json, preset_or_path);
   if (is_folder(preset_or_path))
     return read_json((std::filesystem::path(preset_or_path) / "config.json").string());
   if (exists(preset_or_path)) return read_json(preset_or_path);
-  std::string known;
-  for (const std::string& name : preset_names()) known += (known.empty() ? "" : ", ") + name;
-  fail(preset_or_path, ": no such preset, file or folder; the presets are ", known);
+  fail(preset_or_path, ": no such preset, file or folder; sambalm info --list names the presets");
 }
 
 }  // namespace samba

@@ -40,12 +40,17 @@ ModelConfig model_config(const Json& document, const std::string& place);
 /// The configuration as JSON, its list expanded.
 Json json_of(const ModelConfig&);
 
+/// The number of entries of each block of a list, in order. A block is the layers that mix tokens
+/// and the MLP behind them; an MLP with no such layer before it stands in for one. Entries that no
+/// MLP follows are blocks by themselves.
+std::vector<Index> block_lengths(const std::vector<Json>& layers);
+
 /// The presets that are compiled into the program, by name in alphabetical order.
 std::vector<std::string> preset_names();
 
-/// A preset by its name, a JSON file's path, or a model folder of ours (its config.json): the whole
-/// document, which beside the model may hold "train", a recipe. Throws an Error that lists what
-/// there is.
+/// A preset by its name (in any case, with '_' or '-'), a JSON file's path, or a model folder of
+/// ours (its config.json): the whole document, which beside the model may hold "train", a recipe,
+/// and "group", a preset's heading in lists. Throws an Error where there is nothing of this name.
 Json config_document(const std::string& preset_or_path);
 
 }  // namespace samba

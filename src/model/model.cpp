@@ -27,12 +27,9 @@ Index rows_at_a_time(Index rows, Index vocab) {
 Model::Model(ModelConfig config, Stream& stream, DType dtype)
     : config_(std::move(config)), stream_(stream), dtype_(dtype) {
   const Index d = config_.d_model;
-  InitScheme scheme{config_.init == "neox", d, 0, 0};
-  for (const Json& entry : config_.layers) {
-    const LayerTraits traits = layer_traits(entry);
-    scheme.residual_steps += traits.outputs;
-    scheme.blocks += traits.mixes;
-  }
+  InitScheme scheme{config_.init == "neox", d, 0,
+                    static_cast<Index>(block_lengths(config_.layers).size())};
+  for (const Json& entry : config_.layers) scheme.residual_steps += layer_traits(entry).outputs;
   const Plan blank(parameters_, state_shapes_, dtype, scheme);
   Plan plan = blank.at(config_.place);
   const Init table = scheme.neox ? scheme.linear(d) : Init{Init::Kind::normal, 0.02};

@@ -7,6 +7,7 @@
 
 #include "core/files.h"
 #include "layers/attention.h"
+#include "layers/linear_attention.h"
 #include "layers/mamba.h"
 #include "layers/mega_s6.h"
 #include "layers/registry.h"
@@ -61,9 +62,11 @@ TEST(ConfigPage, NamesEveryKeyOfTraining) {
 TEST(ConfigPage, NamesEveryKeyOfEveryLayer) {
   const std::map<std::string, std::vector<std::string>> fields{
       {"attention", names_of<Attention::Config>()},
+      {"gla", names_of<Gla::Config>()},
       {"mamba", names_of<Mamba::Config>()},
       {"mega_s6", names_of<MegaS6::Config>()},
       {"parallel", {"layers"}},
+      {"retention", names_of<Retention::Config>()},
       {"swiglu", names_of<SwiGlu::Config>()}};
   for (const LayerType& type : layer_types()) {
     ASSERT_TRUE(fields.contains(type.name)) << "this test lacks the fields of " << type.name;

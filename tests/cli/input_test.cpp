@@ -64,7 +64,8 @@ TEST(Configuration, LayersThatCannotBeAreNamedWithFileAndPlace) {
   refuse(0, {{"dt_rank", -2}}, "dt_rank: expected 1 to");
   refuse(1, {{"d_ff", -4}}, "d_ff: expected 1 to");
   refuse(1, {{"d_ff", "64"}}, "d_ff: expected a whole number, found \"64\"");
-  refuse(1, {{"type", "mlp"}}, "unknown type \"mlp\"; expected one of attention, mamba, swiglu");
+  refuse(1, {{"type", "mlp"}},
+         "unknown type \"mlp\"; expected one of attention, gla, mamba, mega_s6,");
 }
 
 TEST(Configuration, WhatIsNoConfigurationIsNamed) {
@@ -87,12 +88,12 @@ TEST(Configuration, WhatIsNoConfigurationIsNamed) {
   refuse(changed(whole, {{"d_model", -8}}), {"bad.json: d_model: expected 1 to"});
   refuse(changed(whole, {{"context", 3.5}}), {"bad.json: context: expected a whole number"});
   refuse(changed(whole, {{"vocab", Index{1} << 24}, {"d_model", Index{1} << 24}}), {"bad.json: "});
-  refuse("{\"model_type\": \"gpt2\"}", {"bad.json", "gpt2", "llama, mistral or mamba"});
+  refuse("{\"model_type\": \"gpt2\"}", {"bad.json", "gpt2", "llama, mistral, mamba"});
   refuse(
       "{\"layers\": [{\"repeat\": 1000000, \"layers\": [{\"repeat\": 1000000, \"layers\": "
       "[{\"type\": \"mamba\"}]}]}], \"d_model\": 8, \"vocab\": 8}",
       {"bad.json: layers", "expected at most"});
-  place.refuse(1, {"info", "missing.json"}, {"missing.json: no such preset", "samba-421m"});
+  place.refuse(1, {"info", "missing.json"}, {"missing.json: no such preset", "info --list"});
   fs::create_directory(place / "empty");
   place.refuse(1, {"info", "empty"}, {"empty: expected a model folder", "config.json"});
 }

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
 
 #include "cli/program.h"
 #include "core/utf8.h"
@@ -44,6 +47,49 @@ TEST(Output, JsonGoesToAFileBesideWhatIsPrinted) {
   const Ended ended = place.run({"info", "run", "--json", "none/x.json"});
   EXPECT_EQ(ended.code, 1);
   EXPECT_EQ(ended.err, "sambalm: none/x.json: cannot write: No such file or directory\n");
+}
+
+TEST(Output, PresetsAreListedByGroupInAHundredColumns) {
+  const Workplace place;
+  std::map<std::string, std::string> blocks;
+  std::vector<std::string> groups;
+  for (const Json& row : place.result({"info", "--list"})) {
+    blocks[row.at("name")] = row.at("blocks");
+    if (groups.empty() || groups.back() != row.at("group")) groups.push_back(row.at("group"));
+  }
+  EXPECT_EQ(std::set(groups.begin(), groups.end()).size(), groups.size()) << "one group twice";
+  EXPECT_EQ(blocks.at("samba-1.3b"), "(M A) x9");
+  EXPECT_EQ(blocks.at("samba-421m-nope"), "(M A) x6, no RoPE");
+  EXPECT_EQ(blocks.at("samba-421m-abl-mamba"), "(P A) x6");
+  EXPECT_EQ(blocks.at("mamba-swa-mlp-400m"), "MA x8");
+  EXPECT_EQ(blocks.at("mamba-430m"), "M x60, no MLP");
+  EXPECT_EQ(blocks.at("mamba-mlp-1.9b"), "M x24");
+  EXPECT_EQ(blocks.at("s6mega-438m"), "X x12");
+  EXPECT_EQ(blocks.at("llama-438m-swa-full"), "(A F) x6");
+  EXPECT_EQ(blocks.at("llama-438m-swa-gla"), "(G A) x6");
+  EXPECT_EQ(blocks.at("llama-446m-swa-ret"), "(R A) x6");
+  EXPECT_EQ(blocks.at("llama-443m-full-mamba-1,5"), "M, F, M x3, F, M x6");
+
+  std::istringstream lines(place.succeed({"info", "--list"}));
+  std::set<std::string> first;
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_LE(line.size(), 100u) << line;
+    EXPECT_FALSE(line.ends_with(' ')) << line;
+    const std::size_t begin = line.find_first_not_of(' ');
+    if (begin == 2) first.insert(line.substr(2, line.find(' ', 2) - 2));
+  }
+  for (const auto& [name, pattern] : blocks) EXPECT_TRUE(first.contains(name)) << name;
+}
+
+TEST(Output, APresetAnswersToTheNameOfItsAuthors) {
+  const Workplace place;
+  for (const auto& [published, ours] :
+       {std::pair("LLaMA_438M_SWA_mqa6", "llama-438m-swa-mqa6"),
+        std::pair("LLaMA_443M_full_mamba_1,5", "llama-443m-full-mamba-1,5"),
+        std::pair("Samba_1.3B", "samba-1.3b"), std::pair("S6Mega_438M", "s6mega-438m")}) {
+    EXPECT_EQ(place.result({"info", published}), place.result({"info", ours}));
+    EXPECT_EQ(place.result({"info", ours})["name"], ours);
+  }
 }
 
 TEST(Output, NamesThatAreNotUtf8DoNotBreakTheJson) {

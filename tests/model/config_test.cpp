@@ -47,7 +47,8 @@ TEST(Config, NamesThePlaceOfWhatItRefuses) {
       {R"({"layers": [{"heads": 4}]})", "layers[0]: expected an object with a \"type\""},
       {R"({"layers": [{"type": 3}]})", "layers[0]: expected an object with a \"type\""},
       {R"({"layers": [{"type": "mamba"}, {"type": "rwkv"}]})",
-       "layers[1]: unknown type \"rwkv\"; expected one of attention, gla, mamba, mega_s6, parallel, "
+       "layers[1]: unknown type \"rwkv\"; expected one of attention, gla, mamba, mega_s6, "
+       "parallel, "
        "retention, swiglu"},
       {R"({"layers": [{"type": "parallel"}]})", "layers[0]: layers: expected a list of layers"},
       {R"({"layers": [{"type": "parallel", "layers": []}]})", "layers[0]: layers: expected a list"},
@@ -102,12 +103,77 @@ TEST(Config, RefusesLayersThatCannotBe) {
        "c.json: layers[0]: expand: expected 1 to 16777216, found -1"},
       {R"({"type": "mamba", "dt_rank": -1})", "c.json: layers[0]: dt_rank: expected 1 to 16777216"},
       {R"({"type": "swiglu"})", "c.json: layers[0]: d_ff: expected 1 to 16777216, found 0"},
+      {R"({"type": "attention", "heads": 4, "short_conv": -1})",
+       "c.json: layers[0]: short_conv: expected 1 to 16777216, found -1"},
+      {R"({"type": "mega_s6", "chunk": 0})",
+       "c.json: layers[0]: chunk: expected 1 to 16777216, found 0"},
+      {R"({"type": "mega_s6", "chunk": -2048})",
+       "c.json: layers[0]: chunk: expected 1 to 16777216, found -2048"},
+      {R"({"type": "mega_s6", "chunk": 8.5})", "chunk: expected a whole number, found 8.5"},
+      {R"({"type": "mega_s6", "z_width": 7})",
+       "c.json: layers[0]: z_width: expected an even number, found 7"},
+      {R"({"type": "mega_s6", "z_width": 0})", "c.json: layers[0]: z_width: expected 1 to"},
+      {R"({"type": "mega_s6", "d_state": 0})", "c.json: layers[0]: d_state: expected 1 to"},
+      {R"({"type": "mega_s6", "d_conv": -4})", "c.json: layers[0]: d_conv: expected 1 to"},
+      {R"({"type": "mega_s6", "dt_rank": -1})", "c.json: layers[0]: dt_rank: expected 1 to"},
+      {R"({"type": "mega_s6", "norm_eps": -1})", "norm_eps: expected 0 or more, found -1"},
+      {R"({"type": "mega_s6", "heads": 4})", "c.json: layers[0]: unknown key \"heads\""},
+      {R"({"type": "mega_s6", "window": 4})", "c.json: layers[0]: unknown key \"window\""},
+      {R"({"type": "gla", "heads": 4, "rope_base": 500})",
+       "c.json: layers[0]: unknown key \"rope_base\""},
+      {R"({"type": "gla", "heads": 4, "gate_rank": 0})",
+       "c.json: layers[0]: gate_rank: expected 1 to 16777216, found 0"},
+      {R"({"type": "gla", "heads": 4, "gate_rank": -3})",
+       "c.json: layers[0]: gate_rank: expected 1 to 16777216, found -3"},
+      {R"({"type": "retention", "heads": 4, "gate_rank": 16})",
+       "c.json: layers[0]: unknown key \"gate_rank\""},
+      {R"({"type": "retention", "heads": 4, "rope_base": 0})",
+       "c.json: layers[0]: rope_base: expected more than 1, found 0"},
+      {R"({"type": "retention", "heads": 32})",
+       "c.json: layers[0]: expand_k: expected an even key width for each head"},
   };
   for (const auto& [layer, message] : cases) {
     const std::string patch = text_of(R"({"layers": [)", layer, "]}");
     EXPECT_NE(error_with(patch.c_str()).find(message), std::string::npos)
         << layer << ": " << error_with(patch.c_str());
   }
+}
+
+TEST(Config, RefusesHeadsOfLinearAttentionThatCannotBe) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"", "heads: expected 1 to 16777216, found 0"},
+      {R"("heads": 0)", "heads: expected 1 to 16777216, found 0"},
+      {R"("heads": -2)", "heads: expected 1 to 16777216, found -2"},
+      {R"("heads": 3, "expand_k": 0.5)",
+       "heads: expected a divisor of expand_k * d_model = 16, found 3"},
+      {R"("heads": 16, "expand_k": 1, "expand_v": 0.25)",
+       "heads: expected a divisor of expand_v * d_model = 8, found 16"},
+      {R"("heads": 4, "expand_k": 0)",
+       "expand_k: expected a multiple of d_model = 32 that gives 1 to 16777216 columns, "
+       "found 0"},
+      {R"("heads": 4, "expand_k": -0.5)", "expand_k: expected a multiple of d_model = 32 that"},
+      {R"("heads": 2, "expand_k": 0.3)",
+       "heads: expected a divisor of expand_k * d_model = 9, found 2"},
+      {R"("heads": 1, "expand_k": 0.01)", "columns, found 0.01"},
+      {R"("heads": 1, "expand_k": 1e30)", "columns, found 1e+30"},
+      {R"("heads": 4, "expand_k": "half")", "expand_k: expected a number, found \"half\""},
+      {R"("heads": 4, "expand_v": 0)", "expand_v: expected a multiple of d_model = 32 that"},
+      {R"("heads": 4, "expand_v": -2)", "expand_v: expected a multiple of d_model = 32 that"},
+      {R"("heads": 4, "expand_v": 1.04)",
+       "heads: expected a divisor of expand_v * d_model = 33, found 4"},
+      {R"("heads": 4, "short_conv": -4)", "short_conv: expected 1 to 16777216, found -4"},
+      {R"("heads": 4, "norm_eps": -1)", "norm_eps: expected 0 or more, found -1"},
+      {R"("heads": 4, "window": 8)", "unknown key \"window\"; expected one of heads, expand_k,"},
+      {R"("heads": 4, "kv_heads": 2)", "unknown key \"kv_heads\""},
+  };
+  for (const char* type : {"gla", "retention"})
+    for (const auto& [keys, message] : cases) {
+      const std::string found = error_with(
+          text_of(R"({"layers": [{"type": ")", type, *keys == 0 ? "\"" : "\", ", keys, "}]}")
+              .c_str());
+      EXPECT_EQ(found.rfind("c.json: layers[0]: ", 0), 0u) << type << ' ' << keys << ": " << found;
+      EXPECT_NE(found.find(message), std::string::npos) << type << ' ' << keys << ": " << found;
+    }
 }
 
 TEST(Config, RefusesSizesWhoseProductsWouldOverflow) {
@@ -122,6 +188,13 @@ TEST(Config, RefusesSizesWhoseProductsWouldOverflow) {
       R"({"type": "mamba", "d_conv": 9223372036854775807})",
       R"({"type": "mamba", "dt_rank": 9223372036854775807})",
       R"({"type": "swiglu", "d_ff": 9223372036854775807})",
+      R"({"type": "gla", "heads": 9223372036854775807})",
+      R"({"type": "gla", "heads": 4, "gate_rank": 9223372036854775807})",
+      R"({"type": "gla", "heads": 1, "expand_k": 524288, "expand_v": 524288})",
+      R"({"type": "retention", "heads": 4, "short_conv": 9223372036854775807})",
+      R"({"type": "mega_s6", "chunk": 9223372036854775807})",
+      R"({"type": "mega_s6", "chunk": 16777216, "z_width": 16777216})",
+      R"({"type": "mega_s6", "z_width": 9223372036854775806})",
   };
   for (const char* layer : layers) {
     const std::string message = error_with(text_of(R"({"layers": [)", layer, "]}").c_str());
@@ -176,11 +249,25 @@ TEST(Config, RefusesMoreLayersThanAnyModelHasWithoutMakingThem) {
   EXPECT_LT(allocations.peak(), std::size_t{64} << 20);
 }
 
-TEST(Config, ListsThePresetsForAnUnknownName) {
-  const std::string message = error_of([] { config_document("no-such-model"); });
-  EXPECT_NE(message.find("no-such-model: no such preset, file or folder"), std::string::npos);
-  for (const std::string& name : preset_names())
-    EXPECT_NE(message.find(name), std::string::npos) << message;
+TEST(Config, CountsBlocksOfMixerAndMlp) {
+  const auto blocks = [](const char* letters) {
+    std::vector<Json> layers;
+    for (const char* c = letters; *c != 0; ++c)
+      layers.push_back({{"type", *c == 'm'   ? "mamba"
+                                 : *c == 'a' ? "attention"
+                                 : *c == 'x' ? "mega_s6"
+                                             : "swiglu"}});
+    return block_lengths(layers);
+  };
+  using Lengths = std::vector<Index>;
+  EXPECT_EQ(blocks(""), Lengths());
+  EXPECT_EQ(blocks("msasms"), Lengths({2, 2, 2}));
+  EXPECT_EQ(blocks("massxs"), Lengths({3, 3})) << "the second MLP begins a block";
+  EXPECT_EQ(blocks("masmas"), Lengths({3, 3}));
+  EXPECT_EQ(blocks("ssas"), Lengths({2, 2})) << "an MLP in the place of a mixer";
+  EXPECT_EQ(blocks("mmm"), Lengths({1, 1, 1}));
+  EXPECT_EQ(blocks("msmm"), Lengths({2, 1, 1}));
+  EXPECT_EQ(blocks("sssss"), Lengths({2, 2, 1}));
 }
 
 }  // namespace

@@ -289,29 +289,5 @@ TEST(Model, ReadsALargeVocabularyInPieces) {
   expect_gradient(norm.value, host(norm.grad), loss, 2);
 }
 
-TEST(Model, PresetsHaveTheirPublishedSizes) {
-  const std::pair<const char*, Index> sizes[] = {{"samba-421m", 421'793'280},
-                                                 {"samba-1.3b", 1'330'207'488},
-                                                 {"llama-438m", 438'081'024},
-                                                 {"llama-438m-swa", 438'081'024},
-                                                 {"mamba-432m", 432'804'864}};
-  Stream stream(1);
-  for (const auto& [name, size] : sizes) {
-    const Model model(model_config(config_document(name), name), stream, DType::bf16);
-    EXPECT_EQ(model.parameter_count(), size) << name;
-    EXPECT_EQ(model.has_growing_state(), std::string(name) == "llama-438m") << name;
-  }
-  EXPECT_EQ(stream.pool()->held(), 0u) << "asking about a model allocates nothing";
-}
-
-TEST(Model, EveryPresetIsAModel) {
-  Stream stream(1);
-  for (const std::string& name : preset_names()) {
-    const ModelConfig config = model_config(config_document(name), name);
-    EXPECT_EQ(config.name, name);
-    EXPECT_GT(Model(config, stream, DType::f32).parameter_count(), 0) << name;
-  }
-}
-
 }  // namespace
 }  // namespace samba::test

@@ -45,7 +45,8 @@ class LitGpt {
   void read_residual() {
     parallel_ = keys_.get("parallel_residual", true);
     if (keys_.get("shared_attention_norm", false) != parallel_)
-      fail(keys_.place(), ": parallel_residual: expected the value of shared_attention_norm, found ",
+      fail(keys_.place(),
+           ": parallel_residual: expected the value of shared_attention_norm, found ",
            parallel_ ? "true" : "false", ", which this version cannot run");
     for (const char* key : {"use_mega", "mamba_swa_mlp"})
       if (parallel_) keys_.expect(key, false, false);
