@@ -62,31 +62,47 @@ class Steps {
     return x[0];
   }
 
-  /// Writes the sum of the elements of each of kRows vectors.
-  [[gnu::always_inline]] static void fold_rows(Vector* rows, float* sums) {
-    typedef std::int32_t Order __attribute__((vector_size(kVectorBytes)));
-    Index count = kRows;
-    // A vector holds runs of partial sums, one for each row that has gone into it. A step halves
-    // the runs and joins two vectors.
-#pragma GCC unroll 4
-    for (Index run = kVector; run > 1; run /= 2) {
+  /// Two orders that join vectors of runs of `run` elements: what halves of the runs are added.
+  struct Halves {
+    std::int32_t low[kVector];
+    std::int32_t high[kVector];
+  };
+  static constexpr Halves halves_of(Index run) {
+    Halves halves{};
+    for (Index i = 0; i < kVector; ++i) {
+      const Index of_half = i % (kVector / 2), half = run / 2;
+      const Index at = i / (kVector / 2) * kVector + of_half / half * run + of_half % half;
+      halves.low[i] = static_cast<std::int32_t>(at);
+      halves.high[i] = static_cast<std::int32_t>(at + half);
+    }
+    return halves;
+  }
+
+  /// A vector holds runs of partial sums, one for each row that has gone into it. A step halves the
+  /// runs and joins two vectors. The orders are constants by declaration: left to itself the
+  /// compiler at times builds them again for every call.
+  template <Index kRun, Index kCount>
+  [[gnu::always_inline]] static void join_runs(Vector* rows) {
+    if constexpr (kRun > 1) {
+      typedef std::int32_t Order __attribute__((vector_size(kVectorBytes)));
+      static constexpr Halves kHalves = halves_of(kRun);
       Order low, high;
-#pragma GCC unroll 16
-      for (Index i = 0; i < kVector; ++i) {
-        const Index of_half = i % (kVector / 2), half = run / 2;
-        const Index at = i / (kVector / 2) * kVector + of_half / half * run + of_half % half;
-        low[i] = static_cast<std::int32_t>(at);
-        high[i] = static_cast<std::int32_t>(at + half);
-      }
-      const Index joined = std::max<Index>(1, count / 2);
+      __builtin_memcpy(&low, kHalves.low, sizeof(low));
+      __builtin_memcpy(&high, kHalves.high, sizeof(high));
+      constexpr Index kJoined = std::max<Index>(1, kCount / 2);
 #pragma GCC unroll 4
-      for (Index i = 0; i < joined; ++i) {
-        const Vector a = rows[2 * i % count], b = rows[(2 * i + 1) % count];
+      for (Index i = 0; i < kJoined; ++i) {
+        const Vector a = rows[2 * i % kCount], b = rows[(2 * i + 1) % kCount];
         rows[i] = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
       }
-      count = joined;
+      join_runs<kRun / 2, kJoined>(rows);
     }
-    for (Index i = 0; i < count; ++i)
+  }
+
+  /// Writes the sum of the elements of each of kRows vectors.
+  [[gnu::always_inline]] static void fold_rows(Vector* rows, float* sums) {
+    join_runs<kVector, kRows>(rows);
+    for (Index i = 0; i < std::max<Index>(1, kRows / kVector); ++i)
       __builtin_memcpy(sums + i * kVector, &rows[i], std::min(kRows, kVector) * sizeof(float));
   }
 
