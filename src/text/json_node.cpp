@@ -18,6 +18,10 @@ const char* kind_of(simdjson::dom::element element) {
   }
 }
 
+bool is_control(char32_t code) {
+  return code < 0x20 || (code >= 0x7f && code < 0xa0);
+}
+
 }  // namespace
 
 std::string quoted(std::string_view text) {
@@ -25,14 +29,11 @@ std::string quoted(std::string_view text) {
   std::string shown = "\"";
   std::size_t at = 0;
   while (at < text.size() && at < kShown) {
-    const std::size_t begin = at;
     const char32_t code = next_code_point(text, at);
     if (code == '\n')
       shown += "\\n";
-    else if (code < 0x20 || code == 0x7f)
-      shown += '?';
     else
-      shown += text.substr(begin, at - begin);
+      append_utf8(shown, is_control(code) ? kReplacement : code);
   }
   return shown + (at < text.size() ? "...\"" : "\"");
 }

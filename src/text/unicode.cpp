@@ -13,6 +13,7 @@ namespace {
 
 /// Code points below this one are in form C whatever stands beside them, and so is a text of them.
 constexpr char32_t kFirstMark = 0x300;
+constexpr unsigned char kFirstMarkByte = 0xCC;  // begins its UTF-8
 /// Beyond this one all code points but few hundred are rare enough to be normalised unseen.
 constexpr std::size_t kKnown = 0x20000;
 
@@ -47,10 +48,9 @@ bool is_inert(char32_t code) {
   return code < kFirstMark || (code < kKnown && inert_chars()[code]);
 }
 
-/// Whether every code point is below U+0300, whose UTF-8 begins with the byte 0xCC.
 bool is_plain(std::string_view text) {
   for (const char c : text)
-    if (static_cast<unsigned char>(c) >= 0xCC) return false;
+    if (static_cast<unsigned char>(c) >= kFirstMarkByte) return false;
   return true;
 }
 
@@ -93,8 +93,7 @@ bool is_word_char(char32_t code) {
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC: return true;
-    default:
-      return char_class(code) == CharClass::letter || code == 0x200C || code == 0x200D;
+    default: return char_class(code) == CharClass::letter || code == 0x200C || code == 0x200D;
   }
 }
 
@@ -104,6 +103,12 @@ std::string_view compose(std::string_view text, std::string& buffer) {
   std::size_t copied = 0, previous = 0;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t begin = at;
+    const auto first = static_cast<unsigned char>(text[at]);
+    if (first < kFirstMarkByte) {
+      at += first < 0x80 ? 1 : 2;
+      previous = begin;
+      continue;
+    }
     if (is_inert(next_code_point(text, at))) {
       previous = begin;
       continue;
