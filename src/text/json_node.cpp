@@ -24,7 +24,7 @@ bool is_control(char32_t code) {
 
 }  // namespace
 
-std::string quoted(std::string_view text) {
+std::string quote(std::string_view text) {
   constexpr std::size_t kShown = 60;
   std::string shown = "\"";
   std::size_t at = 0;
@@ -48,7 +48,7 @@ std::optional<JsonNode> JsonNode::find(std::string_view key) const {
 
 JsonNode JsonNode::at(std::string_view key) const {
   if (auto member = find(key)) return *member;
-  fail(place_, ": found no ", quoted(key), "; expected it");
+  fail(place_, ": found no ", quote(key), "; expected it");
 }
 
 std::vector<JsonNode> JsonNode::elements() const {
@@ -63,7 +63,7 @@ void JsonNode::expected(std::string_view kind) const {
 }
 
 void JsonNode::refuse(std::string_view found, std::string_view expected) const {
-  fail(place_, ": found ", quoted(found), "; expected ", expected);
+  fail(place_, ": found ", quote(found), "; expected ", expected);
 }
 
 simdjson::dom::object JsonNode::object() const {
