@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <ranges>
 #include <utility>
 
 #include "core/error.h"
@@ -231,7 +232,7 @@ class Walker {
     return left;
   }
 
-  Value append(std::string left, const std::string& right) const {
+  Value append(const std::string& left, const std::string& right) const {
     if (left.size() + right.size() > kMaxText)
       wrong("a text above 64 MiB", "one of a conversation");
     return {left + right};
@@ -491,8 +492,8 @@ class Walker {
 }  // namespace
 
 Value Scopes::find(const std::string& name) const {
-  for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope)
-    if (const auto found = scope->find(name); found != scope->end()) return found->second;
+  for (const Map& scope : std::views::reverse(scopes_))
+    if (const auto found = scope.find(name); found != scope.end()) return found->second;
   return {};
 }
 

@@ -40,7 +40,7 @@ TokenizerFile read_file(const fs::path& path, const std::string& name) {
 
 /// The name under which a model folder keeps a file of this path.
 std::string folder_name(const fs::path& path) {
-  const std::string name = path.filename().string();
+  std::string name = path.filename().string();
   if (pair_of(name) != nullptr) return name;
   return path.extension() == ".json" ? kHuggingFace : kSentencePiece;
 }
