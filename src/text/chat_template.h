@@ -23,9 +23,9 @@ class ChatTemplate {
   ChatTemplate(std::string_view source, std::string place, std::string bos, std::string eos);
 
   /// The conversation as text, begin mark included where the template writes one; special tokens in
-  /// it are found by Tokenizer::encode. `generation`: it ends where an answer of the assistant
-  /// begins. Throws an Error on other roles, on an order of roles that the template refuses, and
-  /// where the template uses what jinja::Template lacks.
+  /// it are found by Tokenizer::encode_marked. `generation`: it ends where an answer of the
+  /// assistant begins. Throws an Error on other roles, on an order of roles that the template
+  /// refuses, and where the template uses what jinja::Template lacks.
   std::string format(std::span<const Message> messages, bool generation) const;
 
  private:

@@ -141,6 +141,12 @@ std::vector<std::int32_t> Tokenizer::prompt(std::string_view text) const {
   return ids;
 }
 
+std::vector<std::int32_t> Tokenizer::encode_marked(std::string_view text) const {
+  std::vector<std::int32_t> ids;
+  model().encode_marked(text, ids);
+  return ids;
+}
+
 std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   StreamingDecoder decoder(*this);
   std::string text;

@@ -48,6 +48,16 @@ TEST_F(HuggingFaceFolder, IsPreparedTrainedAndGeneratedFrom) {
   EXPECT_EQ(read("run/step-00000002/tokenizer_config.json"), read("tok/tokenizer_config.json"));
   const Json generated = result({"generate", "run", "the river", "--tokens", "5"});
   EXPECT_EQ(generated["tokens"], 5);
+  const std::string config = "run/step-00000002/tokenizer_config.json";
+  refuse(1, {"generate", "run", "the river", "--chat"}, {"found no chat template; expected"});
+  write(config, R"({"eos_token": "<|pad|>", "chat_template":
+      "{{ eos_token }}{{ messages[0].role }}: {{ messages[0].content }}{{ eos_token }}"})");
+  const Json answer = result({"generate", "run", "the river", "--chat", "--tokens", "5"});
+  const Json plain = result({"tokenizer", "encode", "tok", "<|pad|>user: the river<|pad|>"});
+  EXPECT_EQ(answer["prompt_tokens"], plain["ids"].size());
+  write(config, R"({"chat_template": "{{ messages | tojson }}"})");
+  refuse(1, {"generate", "run", "the river", "--chat"},
+         {config + ": chat_template: line 1: found the filter \"tojson\"; expected"});
   succeed({"eval", "perplexity", "run", "--data", "data", "--sequences", "1", "--lengths", "16"});
 
   // The folder's own tokenizer decides, and data of another is refused.
