@@ -21,7 +21,8 @@
 #include "text/train_tokenizer.h"
 
 // Encoding and packing the demo's books beside SentencePiece, which encodes the same documents,
-// already in memory, with as many threads, in turns with ours. Columns:
+// already in memory, with as many threads, in turns with ours. Besides the SentencePiece model
+// there are the two small tokenizer.json of tests/data, bytes and characters. Columns:
 //   MB/s    ours, of text: Encoder alone, or prepare from the compressed file to packed files
 //   bare    SentencePiece's
 //   ratio   ours / bare
@@ -108,9 +109,9 @@ void pack(int threads) {
   std::filesystem::remove_all(options.output);
 }
 
-void compare(benchmark::State& state, bool packing) {
+void compare(benchmark::State& state, bool packing, const std::string& path) {
   const auto threads = static_cast<int>(state.range(0));
-  const Tokenizer tokenizer(setting().model);
+  const Tokenizer tokenizer(path);
   sentencepiece::SentencePieceProcessor processor;
   if (!processor.Load(setting().model).ok()) fail("bench: SentencePiece cannot load");
   double ours = std::numeric_limits<double>::infinity(), bare = ours;
@@ -127,10 +128,16 @@ void compare(benchmark::State& state, bool packing) {
 }
 
 void encode_documents(benchmark::State& state) {
-  compare(state, false);
+  compare(state, false, setting().model);
+}
+void encode_bytes(benchmark::State& state) {
+  compare(state, false, SAMBA_SOURCE_DIR "/tests/data/tokenizer/bytes.json");
+}
+void encode_characters(benchmark::State& state) {
+  compare(state, false, SAMBA_SOURCE_DIR "/tests/data/tokenizer/characters.json");
 }
 void prepare_folder(benchmark::State& state) {
-  compare(state, true);
+  compare(state, true, setting().model);
 }
 
 void for_threads(benchmark::internal::Benchmark* benchmark) {
@@ -138,6 +145,8 @@ void for_threads(benchmark::internal::Benchmark* benchmark) {
 }
 
 BENCHMARK(encode_documents)->Name("text/encode")->Apply(for_threads);
+BENCHMARK(encode_bytes)->Name("text/encode/bytes")->Apply(for_threads);
+BENCHMARK(encode_characters)->Name("text/encode/characters")->Apply(for_threads);
 BENCHMARK(prepare_folder)->Name("text/prepare")->Apply(for_threads);
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "generate/engine.h"
 #include "generate/stop_text.h"
 #include "model/folder.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace samba {
@@ -31,6 +32,7 @@ struct Options {
   double top_p = 1;
   std::vector<std::string> stop;
   bool ignore_end = false;
+  bool chat = false;
   Index chunk = 512;
 
   void fields(auto& f) {
@@ -41,6 +43,7 @@ struct Options {
     f("top_k", top_k, "only the k likeliest tokens; 0: all");
     f("top_p", top_p, "only the likeliest tokens that make up this probability");
     f("stop", stop, "text that ends the output and is not shown; may be repeated");
+    f("chat", chat, "the prompt is a user's message; only the answer is shown");
     f("ignore_end", ignore_end, "go on behind the end-of-text token");
     f("chunk", chunk, "tokens of the prompt that are read at a time");
     common.fields(f);
@@ -50,7 +53,8 @@ struct Options {
 constexpr const char* kUsage =
     "sambalm generate MODEL [PROMPT]\n\n"
     "Continues a prompt and streams the text. The prompt is an argument, --prompt, --file or what\n"
-    "standard input holds. Memory and time per token do not grow with the length.";
+    "standard input holds. Memory and time per token do not grow with the length. With --chat the\n"
+    "prompt is a message, written as the chat template beside the model's tokenizer says.";
 
 constexpr Index kMostTokens = Index{1} << 40;
 constexpr Index kInterval = 10'000;  // tokens between two entries of "intervals"
@@ -110,10 +114,23 @@ struct Timing {
   }
 };
 
+/// The ids of a conversation that waits for the answer to a message.
+std::vector<std::int32_t> question(const Tokenizer& tokenizer, const std::string& message) {
+  const auto chat = find_chat_template(tokenizer);
+  if (!chat)
+    fail(tokenizer.name(),
+         ": found no chat template; expected chat_template.jinja, or "
+         "chat_template in tokenizer_config.json");
+  const std::vector<Message> messages = {{"user", message}};
+  std::vector<std::int32_t> ids = tokenizer.encode_marked(chat->format(messages, true));
+  if (ids.empty()) fail(tokenizer.name(), ": its chat template makes an empty prompt");
+  return ids;
+}
+
 /// What a request needs of the options.
 Request request_for(const Options& options, const Tokenizer& tokenizer, const std::string& prompt) {
   Request request;
-  request.prompt = tokenizer.prompt(prompt);
+  request.prompt = options.chat ? question(tokenizer, prompt) : tokenizer.prompt(prompt);
   request.max_tokens = options.tokens;
   request.sampling = {options.temperature, options.top_k, options.top_p,
                       static_cast<std::uint64_t>(options.common.seed)};
@@ -141,7 +158,7 @@ std::string stream_text(Engine& engine, Request request, const Options& options,
     return !stop.stopped() && !interrupted();
   };
   engine.submit(std::move(request));
-  if (visible) std::cout << prompt << std::flush;
+  if (visible && !options.chat) std::cout << prompt << std::flush;
   while (engine.step() && !interrupted()) {
   }
   if (!stop.stopped()) show(stop.push(decoder.flush()));
@@ -165,12 +182,12 @@ int run_generate(const std::vector<std::string>& all) {
   if (source.folder.empty())
     fail(words[0], ": a preset has no weights; train it first: sambalm train ", words[0]);
   const Tokenizer tokenizer(source.folder);
+  Request request = request_for(options, tokenizer, prompt);
   Stream stream = options.common.stream();
   const auto model = load_model(source, stream, options.common.element_type(), false);
   model->pack();
 
   watch_interrupts();
-  Request request = request_for(options, tokenizer, prompt);
   const Index prompt_tokens = static_cast<Index>(request.prompt.size());
   Engine engine(*model, {.slots = 1,
                          .tokens_per_pass = options.chunk,

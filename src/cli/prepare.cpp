@@ -25,7 +25,7 @@ struct Options {
   Index processes = 1;
 
   void fields(auto& f) {
-    f("tokenizer", tokenizer, "SentencePiece model; a copy goes beside the data");
+    f("tokenizer", tokenizer, "tokenizer file, or a folder with one; a copy goes beside the data");
     f("out", out, "folder to make; a folder per split goes in it");
     f("split", split, "name of the split");
     f("prefix", prefix, "beginning of file names; empty: the split's name");
@@ -40,7 +40,7 @@ struct Options {
 };
 
 constexpr const char* kUsage =
-    "sambalm prepare TEXT... --tokenizer FILE.model --out FOLDER\n\n"
+    "sambalm prepare TEXT... --tokenizer TOKENIZER --out FOLDER\n\n"
     "Packs documents into token files. TEXT is a text file (one document), .jsonl (a document a "
     "line,\n"
     "in \"text\"), either with .zst, or a folder of them. No document is lost, and the files are "
@@ -53,7 +53,7 @@ int run_prepare(const std::vector<std::string>& all) {
   Options options;
   std::vector<std::string> words = all;
   if (!parse(options, words, kUsage, 1, 10'000)) return 0;
-  if (options.tokenizer.empty()) throw UsageError("expected --tokenizer FILE.model");
+  if (options.tokenizer.empty()) throw UsageError("expected --tokenizer TOKENIZER");
   if (options.out.empty()) throw UsageError("expected --out FOLDER");
   if (options.processes < 1 || options.processes > 100'000)
     fail("processes: expected 1 to 100000, found ", options.processes);

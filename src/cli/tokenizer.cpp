@@ -21,12 +21,13 @@ namespace {
 
 constexpr const char* kUsage =
     "sambalm tokenizer train TEXT... --vocab N --out FILE.model\n"
-    "sambalm tokenizer encode FILE.model [TEXT]\n"
-    "sambalm tokenizer decode FILE.model [IDS]\n\n"
+    "sambalm tokenizer encode TOKENIZER [TEXT]\n"
+    "sambalm tokenizer decode TOKENIZER [IDS]\n\n"
     "Trains a SentencePiece model (BPE with byte fallback, as Llama 2's) on text files, JSONL or\n"
-    "folders of them; turns text into ids and ids into text. Without TEXT or IDS standard input "
-    "is\n"
-    "read; ids are separated by spaces, commas or line ends.";
+    "folders of them; turns text into ids and ids into text. TOKENIZER is a SentencePiece model, "
+    "a\n"
+    "tokenizer.json, GPT-2's encoder.json, or a folder with one of them. Without TEXT or IDS\n"
+    "standard input is read; ids are separated by spaces, commas or line ends.";
 
 struct TrainOptions {
   Common common;

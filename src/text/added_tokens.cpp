@@ -10,6 +10,10 @@ namespace {
 
 constexpr std::size_t kBytes = 256;
 
+std::size_t pair_index(char first, char second) {
+  return kBytes * static_cast<unsigned char>(first) + static_cast<unsigned char>(second);
+}
+
 /// Where the character before text[at] begins; at > 0.
 std::size_t previous(std::string_view text, std::size_t at) {
   do --at;
@@ -70,6 +74,19 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
   }
   roots_.assign(kBytes, 0);
   for (std::uint32_t i = 0; i < nodes_[0].edges; ++i) roots_[edges_[i].byte] = edges_[i].node;
+  for (const AddedToken& token : tokens_) {
+    const std::size_t first = pair_index(token.content[0], 0);
+    if (token.content.size() > 1)
+      begins_.set(pair_index(token.content[0], token.content[1]));
+    else
+      for (std::size_t second = 0; second < kBytes; ++second) begins_.set(first + second);
+  }
+}
+
+// Most text begins no token, spaces in front of words least of all.
+bool AddedTokens::may_begin(std::string_view text, std::size_t at) const {
+  return at + 1 < text.size() ? begins_[pair_index(text[at], text[at + 1])]
+                              : roots_[static_cast<unsigned char>(text[at])] != 0;
 }
 
 std::pair<std::int32_t, std::size_t> AddedTokens::longest(std::string_view text,
@@ -97,6 +114,10 @@ std::pair<std::int32_t, std::size_t> AddedTokens::longest(std::string_view text,
 void AddedTokens::split(std::string_view text, const Sink& sink) const {
   std::size_t done = 0;
   for (std::size_t at = 0; !tokens_.empty() && at < text.size();) {
+    if (!may_begin(text, at)) {
+      ++at;
+      continue;
+    }
     const auto [index, end] = longest(text, at);
     if (index < 0) {
       ++at;

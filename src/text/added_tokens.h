@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -50,7 +51,9 @@ class AddedTokens {
   std::vector<Node> nodes_;
   std::vector<Edge> edges_;
   std::vector<std::uint32_t> roots_;  ///< the node behind a first byte; 0: none
+  std::bitset<1 << 16> begins_;       ///< pairs of bytes that a token may begin with
 
+  bool may_begin(std::string_view text, std::size_t at) const;
   std::pair<std::int32_t, std::size_t> longest(std::string_view text, std::size_t at) const;
 };
 

@@ -1,9 +1,9 @@
 #include "text/hf_decoder.h"
 
 #include <array>
+#include <utility>
 
 #include "text/bpe.h"
-#include "text/normalizer.h"
 
 namespace samba {
 namespace {
@@ -36,8 +36,7 @@ void add_step(const JsonNode& node, DecodeRules& rules, Order& reached) {
   };
   if (type == "Replace") {
     step(Order::replace);
-    rules.replaced.emplace_back(string_pattern(node.at("pattern")),
-                                inserted_text(node.at("content")));
+    rules.replaced.add(node);
   } else if (type == "ByteFallback") {
     step(Order::byte_fallback);
     rules.byte_fallback = true;
@@ -107,12 +106,7 @@ Surface surface_of(std::string_view token, const DecodeRules& rules) {
     if (!spelled_bytes(token, surface.text)) surface.text = token;
     return surface;
   }
-  surface.text = token;
-  for (const auto& [from, to] : rules.replaced) {
-    std::string replaced;
-    append_replaced(replaced, surface.text, from, to);
-    surface.text = std::move(replaced);
-  }
+  surface.text = rules.replaced.apply(token);
   if (!rules.space.empty()) {
     std::string replaced;
     append_replaced(replaced, surface.text, rules.space, " ");

@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "text/character_buffer.h"
 #include "text/json_node.h"
+#include "text/normalizer.h"
 #include "text/token_model.h"
 
 namespace samba {
@@ -21,9 +21,9 @@ bool spelled_bytes(std::string_view token, std::string& bytes);
 
 /// How tokens become text (`decoder` of a tokenizer.json).
 struct DecodeRules {
-  bool bytes = true;           ///< ByteLevel: tokens are bytes in GPT-2's alphabet
-  bool byte_fallback = false;  ///< tokens <0x00> to <0xFF> are bytes
-  std::vector<std::pair<std::string, std::string>> replaced;  ///< in each token
+  bool bytes = true;               ///< ByteLevel: tokens are bytes in GPT-2's alphabet
+  bool byte_fallback = false;      ///< tokens <0x00> to <0xFF> are bytes
+  Replacements replaced;           ///< in each token
   std::string strip;               ///< a character that is dropped from the beginning of the text,
   std::int32_t strip_most = 0;     ///< at most so often
   std::string space;               ///< Metaspace: the character for a space; "": other rules

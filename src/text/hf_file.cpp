@@ -37,7 +37,7 @@ class Vocabulary {
   std::unordered_map<std::string_view, std::int32_t> ids_;
   std::vector<std::string> tokens_;
 
-  std::string entry(std::string_view token) const { return place_ + "[" + quoted(token) + "]"; }
+  std::string entry(std::string_view token) const { return place_ + "[" + quote(token) + "]"; }
 
   void add(std::string_view token, const JsonNode& node) {
     const std::int32_t id = node.number(kMostId);
@@ -46,8 +46,7 @@ class Vocabulary {
     const auto at = static_cast<std::size_t>(id);
     if (at >= tokens_.size()) tokens_.resize(at + 1);
     if (!tokens_[at].empty())
-      fail(node.place(), ": found id ", id, ", that of ", quoted(tokens_[at]),
-           "; expected another");
+      fail(node.place(), ": found id ", id, ", that of ", quote(tokens_[at]), "; expected another");
     if (!ids_.emplace(token, id).second) fail(node.place(), ": found twice; expected once");
     tokens_[at] = token;
   }
@@ -58,7 +57,7 @@ Merge merge_of(const Vocabulary& vocabulary, std::string_view left, std::string_
                const std::string& place) {
   const auto known = [&](std::string_view token) {
     const std::int32_t id = token.empty() ? -1 : vocabulary.find(token);
-    if (id < 0) fail(place, ": found ", quoted(token), "; expected a token of the vocabulary");
+    if (id < 0) fail(place, ": found ", quote(token), "; expected a token of the vocabulary");
     return id;
   };
   return {known(left), known(right), known(std::string(left).append(right))};
@@ -68,7 +67,7 @@ Merge merge_of(const Vocabulary& vocabulary, std::string_view left, std::string_
 Merge merge_of(const Vocabulary& vocabulary, std::string_view text, const std::string& place) {
   const std::size_t space = text.find(' ');
   if (space == text.npos || text.find(' ', space + 1) != text.npos)
-    fail(place, ": found ", quoted(text), "; expected two tokens with a space between them");
+    fail(place, ": found ", quote(text), "; expected two tokens with a space between them");
   return merge_of(vocabulary, text.substr(0, space), text.substr(space + 1), place);
 }
 
@@ -179,10 +178,10 @@ void parse_added(const JsonNode& node, HfFile& file) {
     if (at >= file.tokens.size()) file.tokens.resize(at + 1);
     const auto [same, added] = known.emplace(token.content, token.id);
     if (!added && same->second != token.id)
-      fail(id.place(), ": found ", token.id, " for ", quoted(token.content), "; expected ",
+      fail(id.place(), ": found ", token.id, " for ", quote(token.content), "; expected ",
            same->second, ", its id elsewhere in the file");
     if (added && !file.tokens[at].empty())
-      fail(id.place(), ": found ", token.id, ", that of ", quoted(file.tokens[at]),
+      fail(id.place(), ": found ", token.id, ", that of ", quote(file.tokens[at]),
            "; expected another");
     file.tokens[at] = token.content;
     file.added.push_back(std::move(token));
@@ -213,7 +212,7 @@ void choose_marks(const TokenizerConfig& config, const std::string& first, HfFil
     if (!token) return -1;
     const std::int32_t id = find_token(file, *token);
     if (id < 0)
-      fail(config.place, ": ", key, ": found ", quoted(*token),
+      fail(config.place, ": ", key, ": found ", quote(*token),
            "; expected a token of the tokenizer");
     return id;
   };

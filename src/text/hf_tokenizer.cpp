@@ -85,6 +85,10 @@ class HfTokenizer final : public TokenModel {
     });
   }
 
+  void encode_marked(std::string_view text, std::vector<std::int32_t>& ids) const override {
+    encode(text, nullptr, ids);
+  }
+
  private:
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;

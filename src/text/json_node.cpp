@@ -18,21 +18,22 @@ const char* kind_of(simdjson::dom::element element) {
   }
 }
 
+bool is_control(char32_t code) {
+  return code < 0x20 || (code >= 0x7f && code < 0xa0);
+}
+
 }  // namespace
 
-std::string quoted(std::string_view text) {
+std::string quote(std::string_view text) {
   constexpr std::size_t kShown = 60;
   std::string shown = "\"";
   std::size_t at = 0;
   while (at < text.size() && at < kShown) {
-    const std::size_t begin = at;
     const char32_t code = next_code_point(text, at);
     if (code == '\n')
       shown += "\\n";
-    else if (code < 0x20 || code == 0x7f)
-      shown += '?';
     else
-      shown += text.substr(begin, at - begin);
+      append_utf8(shown, is_control(code) ? kReplacement : code);
   }
   return shown + (at < text.size() ? "...\"" : "\"");
 }
@@ -47,7 +48,7 @@ std::optional<JsonNode> JsonNode::find(std::string_view key) const {
 
 JsonNode JsonNode::at(std::string_view key) const {
   if (auto member = find(key)) return *member;
-  fail(place_, ": found no ", quoted(key), "; expected it");
+  fail(place_, ": found no ", quote(key), "; expected it");
 }
 
 std::vector<JsonNode> JsonNode::elements() const {
@@ -62,7 +63,7 @@ void JsonNode::expected(std::string_view kind) const {
 }
 
 void JsonNode::refuse(std::string_view found, std::string_view expected) const {
-  fail(place_, ": found ", quoted(found), "; expected ", expected);
+  fail(place_, ": found ", quote(found), "; expected ", expected);
 }
 
 simdjson::dom::object JsonNode::object() const {

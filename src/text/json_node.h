@@ -67,6 +67,6 @@ class JsonDocument {
 };
 
 /// Text as an error shows it: quoted, on one line, at most 60 bytes.
-std::string quoted(std::string_view text);
+std::string quote(std::string_view text);
 
 }  // namespace samba

@@ -4,19 +4,29 @@
 
 namespace samba {
 
-std::string string_pattern(const JsonNode& pattern) {
-  const auto text = pattern.find("String");
-  if (!text || text->text().empty())
+const Replacement& Replacements::add(const JsonNode& node) {
+  constexpr std::size_t kMostGrowth = 8;
+  const JsonNode pattern = node.at("pattern"), content = node.at("content");
+  const auto from = pattern.find("String");
+  if (!from || from->text().empty())
     fail(pattern.place(), ": found no \"String\"; expected a text to replace");
-  return std::string(text->text());
+  const std::string_view to = content.text();
+  const std::size_t size = from->text().size();
+  growth_ *= std::max<std::size_t>(1, (to.size() + size - 1) / size);
+  if (growth_ > kMostGrowth)
+    content.refuse(to, text_of("text at most ", kMostGrowth, " times as long as what it replaces"));
+  all_.push_back({std::string(from->text()), std::string(to)});
+  return all_.back();
 }
 
-std::string inserted_text(const JsonNode& node) {
-  constexpr std::size_t kLongest = 64;
-  const std::string_view text = node.text();
-  if (text.size() > kLongest)
-    fail(node.place(), ": found ", text.size(), " bytes; expected at most ", kLongest);
-  return std::string(text);
+std::string Replacements::apply(std::string_view text) const {
+  std::string result(text);
+  for (const Replacement& replacement : all_) {
+    std::string replaced;
+    append_replaced(replaced, result, replacement.from, replacement.to);
+    result = std::move(replaced);
+  }
+  return result;
 }
 
 void append_replaced(std::string& out, std::string_view text, std::string_view from,
@@ -33,19 +43,23 @@ Normalizer::Normalizer(const JsonNode& node) {
 }
 
 void Normalizer::add(const JsonNode& node) {
+  constexpr std::size_t kLongestPrepend = 64;
   const JsonNode type_node = node.at("type");
   const std::string_view type = type_node.text();
-  if (type == "Sequence")
+  if (type == "Sequence") {
     for (const JsonNode& step : node.at("normalizers").elements()) add(step);
-  else if (type == "NFC")
+  } else if (type == "NFC") {
     steps_.emplace_back(Compose{});
-  else if (type == "Prepend")
-    steps_.emplace_back(Prepend{inserted_text(node.at("prepend"))});
-  else if (type == "Replace")
-    steps_.emplace_back(
-        Replace{string_pattern(node.at("pattern")), inserted_text(node.at("content"))});
-  else
+  } else if (type == "Prepend") {
+    const JsonNode text = node.at("prepend");
+    if (text.text().size() > kLongestPrepend)
+      text.refuse(text.text(), text_of("at most ", kLongestPrepend, " bytes"));
+    steps_.emplace_back(Prepend{std::string(text.text())});
+  } else if (type == "Replace") {
+    steps_.emplace_back(replacements_.add(node));
+  } else {
     type_node.refuse(type, "NFC, Prepend, Replace or Sequence");
+  }
 }
 
 std::string_view Normalizer::apply(std::string_view text, std::string (&buffers)[2]) const {
@@ -55,7 +69,7 @@ std::string_view Normalizer::apply(std::string_view text, std::string (&buffers)
     if (const auto* prepend = std::get_if<Prepend>(&steps_[i])) {
       buffer.assign(prepend->text).append(text);
       text = buffer;
-    } else if (const auto* replace = std::get_if<Replace>(&steps_[i])) {
+    } else if (const auto* replace = std::get_if<Replacement>(&steps_[i])) {
       buffer.clear();
       append_replaced(buffer, text, replace->from, replace->to);
       text = buffer;

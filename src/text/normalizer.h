@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -8,6 +9,28 @@
 #include "text/json_node.h"
 
 namespace samba {
+
+/// A `pattern` that is a string and the `content` that is to stand in its place.
+struct Replacement {
+  std::string from, to;
+};
+
+/// Replacements one after the other.
+class Replacements {
+ public:
+  /// Adds the one at this place. Throws an Error on a pattern that is "" or no string, and when a
+  /// text could become more than 8 times as long: a file is not to ask for much memory.
+  const Replacement& add(const JsonNode&);
+  std::string apply(std::string_view text) const;
+
+ private:
+  std::vector<Replacement> all_;
+  std::size_t growth_ = 1;
+};
+
+/// Appends text with every `from`, which is not empty, replaced by `to`.
+void append_replaced(std::string& out, std::string_view text, std::string_view from,
+                     std::string_view to);
 
 /// Rewrites text before it is cut (`normalizer` of a tokenizer.json).
 class Normalizer {
@@ -26,22 +49,10 @@ class Normalizer {
   struct Prepend {
     std::string text;
   };
-  struct Replace {
-    std::string from, to;
-  };
-  std::vector<std::variant<Compose, Prepend, Replace>> steps_;
+  std::vector<std::variant<Compose, Prepend, Replacement>> steps_;
+  Replacements replacements_;  ///< all of steps_, for their growth
 
   void add(const JsonNode&);
 };
-
-/// The string of a `pattern`, which is {"String": ...}; throws an Error on others and on "".
-std::string string_pattern(const JsonNode& pattern);
-
-/// Text that a file may ask to have inserted: at most 64 bytes.
-std::string inserted_text(const JsonNode&);
-
-/// Appends text with every `from`, which is not empty, replaced by `to`.
-void append_replaced(std::string& out, std::string_view text, std::string_view from,
-                     std::string_view to);
 
 }  // namespace samba

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "text/added_tokens.h"
 #include "text/character_buffer.h"
 #include "text/piece_model.h"
 #include "text/sentencepiece_status.h"
@@ -113,6 +114,12 @@ class SentencePieceModel final : public TokenModel {
     if (static_cast<std::size_t>(processor_.GetPieceSize()) != model_.pieces.size())
       fail(name, ": SentencePiece reads ", processor_.GetPieceSize(), " pieces; expected ",
            model_.pieces.size());
+    std::vector<AddedToken> controls;
+    for (std::size_t id = 0; id < model_.pieces.size(); ++id)
+      if (model_.pieces[id].type == PieceType::control)
+        controls.push_back(
+            {.content = model_.pieces[id].text, .id = static_cast<std::int32_t>(id)});
+    controls_ = AddedTokens(std::move(controls));
     if (!cuts_) return;
     encode_all("\n", space_);
     line_break_ = space_.back();
@@ -143,9 +150,19 @@ class SentencePieceModel final : public TokenModel {
       encode_words(text, *words, ids);
   }
 
+  void encode_marked(std::string_view text, std::vector<std::int32_t>& ids) const override {
+    controls_.split(text, [&](std::int32_t control, std::string_view part) {
+      if (control >= 0)
+        ids.push_back(control);
+      else
+        encode_all(part, ids);
+    });
+  }
+
  private:
   std::string name_;
   PieceModel model_;
+  AddedTokens controls_;  ///< control pieces, which plain text never becomes
   sentencepiece::SentencePieceProcessor processor_;
   bool cuts_;
   bool begins_with_bos_;

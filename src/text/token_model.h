@@ -52,6 +52,8 @@ class TokenModel {
   /// may be null; it is used where cuts() says so and must have been used with this model only.
   virtual void encode(std::string_view text, WordTable* words,
                       std::vector<std::int32_t>& ids) const = 0;
+  /// The same for text in which special tokens are written out, as a chat template writes them.
+  virtual void encode_marked(std::string_view text, std::vector<std::int32_t>& ids) const = 0;
   /// Whether text is encoded word by word, so that a WordTable saves work.
   virtual bool cuts() const = 0;
   /// The model must outlive it.

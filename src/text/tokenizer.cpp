@@ -40,7 +40,7 @@ TokenizerFile read_file(const fs::path& path, const std::string& name) {
 
 /// The name under which a model folder keeps a file of this path.
 std::string folder_name(const fs::path& path) {
-  const std::string name = path.filename().string();
+  std::string name = path.filename().string();
   if (pair_of(name) != nullptr) return name;
   return path.extension() == ".json" ? kHuggingFace : kSentencePiece;
 }
@@ -138,6 +138,12 @@ std::vector<std::int32_t> Tokenizer::prompt(std::string_view text) const {
   if (model().begins_with_bos()) ids.push_back(bos());
   model().encode(text, nullptr, ids);
   if (ids.empty()) ids.push_back(eos() >= 0 ? eos() : bos());
+  return ids;
+}
+
+std::vector<std::int32_t> Tokenizer::encode_marked(std::string_view text) const {
+  std::vector<std::int32_t> ids;
+  model().encode_marked(text, ids);
   return ids;
 }
 

@@ -36,6 +36,10 @@ class Tokenizer {
   /// then of the text. Never empty: eos, behind which documents
   /// begin, or bos where there is none, stands for no text.
   std::vector<std::int32_t> prompt(std::string_view text) const;
+  /// The ids of text in which special tokens are written out, as a ChatTemplate writes them:
+  /// encode, but of a SentencePiece model control pieces are found too, and what stands between two
+  /// of them is a text of its own.
+  std::vector<std::int32_t> encode_marked(std::string_view text) const;
   /// The text of ids. Control pieces and special tokens are invisible, the space that the model
   /// puts before a text is dropped, bytes that form no UTF-8 become U+FFFD. Throws an Error on an
   /// id outside the vocabulary.

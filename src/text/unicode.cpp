@@ -13,15 +13,22 @@ namespace {
 
 /// Code points below this one are in form C whatever stands beside them, and so is a text of them.
 constexpr char32_t kFirstMark = 0x300;
-/// Beyond this one all code points but few hundred are rare enough to be normalised unseen.
+constexpr unsigned char kFirstMarkByte = 0xCC;  // begins its UTF-8
+/// Beyond this one all code points but a few hundred are rare enough to be normalised unseen.
 constexpr std::size_t kKnown = 0x20000;
+
+/// The library's options are flags in an enumeration of single ones.
+utf8proc_option_t together(utf8proc_option_t a, utf8proc_option_t b) {
+  // NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange)
+  return static_cast<utf8proc_option_t>(a | b);
+}
 
 /// Which code points neither change in form C nor join what stands before them.
 const std::bitset<kKnown>& inert_chars() {
   static const std::bitset<kKnown> table = [] {
     std::bitset<kKnown> inert;
     inert.set();
-    const auto options = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE);
+    const auto options = together(UTF8PROC_DECOMPOSE, UTF8PROC_STABLE);
     for (std::size_t c = 0; c < kKnown; ++c) {
       if (c >= 0xD800 && c < 0xE000) continue;
       const auto code = static_cast<utf8proc_int32_t>(c);
@@ -35,7 +42,7 @@ const std::bitset<kKnown>& inert_chars() {
         if (parts[static_cast<std::size_t>(i)] < static_cast<utf8proc_int32_t>(kKnown))
           inert.reset(static_cast<std::size_t>(parts[static_cast<std::size_t>(i)]));
       const utf8proc_ssize_t composed = utf8proc_normalize_utf32(
-          parts.data(), count, static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+          parts.data(), count, together(UTF8PROC_COMPOSE, UTF8PROC_STABLE));
       if (composed != 1 || parts[0] != code) inert.reset(c);
     }
     return inert;
@@ -47,19 +54,17 @@ bool is_inert(char32_t code) {
   return code < kFirstMark || (code < kKnown && inert_chars()[code]);
 }
 
-/// Whether every code point is below U+0300, whose UTF-8 begins with the byte 0xCC.
 bool is_plain(std::string_view text) {
   for (const char c : text)
-    if (static_cast<unsigned char>(c) >= 0xCC) return false;
+    if (static_cast<unsigned char>(c) >= kFirstMarkByte) return false;
   return true;
 }
 
 void append_composed(std::string_view text, std::string& out) {
   utf8proc_uint8_t* composed = nullptr;
-  const utf8proc_ssize_t size =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(text.size()), &composed,
-                   static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+  const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                             static_cast<utf8proc_ssize_t>(text.size()), &composed,
+                                             together(UTF8PROC_COMPOSE, UTF8PROC_STABLE));
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
   if (size < 0) fail("normalisation form C: ", utf8proc_errmsg(size));
   out.append(reinterpret_cast<const char*>(composed), static_cast<std::size_t>(size));
@@ -103,6 +108,12 @@ std::string_view compose(std::string_view text, std::string& buffer) {
   std::size_t copied = 0, previous = 0;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t begin = at;
+    const auto first = static_cast<unsigned char>(text[at]);
+    if (first < kFirstMarkByte) {
+      at += first < 0x80 ? 1 : 2;
+      previous = begin;
+      continue;
+    }
     if (is_inert(next_code_point(text, at))) {
       previous = begin;
       continue;

@@ -137,6 +137,16 @@ TEST(Tokenizer, KnowsItsMarks) {
   EXPECT_EQ(copy.hash(), tokenizer.hash());
 }
 
+TEST(Tokenizer, FindsControlPiecesOnlyWhereTheyAreAskedFor) {
+  const Tokenizer tokenizer = small();
+  Ids expected = {1};
+  for (const std::int32_t id : tokenizer.encode("[INST] Hi")) expected.push_back(id);
+  expected.push_back(2);
+  EXPECT_EQ(tokenizer.encode_marked("<s>[INST] Hi</s>"), expected);
+  EXPECT_NE(tokenizer.encode("<s>[INST] Hi</s>"), expected);
+  EXPECT_EQ(tokenizer.encode_marked("<unk>"), tokenizer.encode("<unk>"));
+}
+
 TEST(Tokenizer, RefusesIdsOutsideItsVocabulary) {
   const Tokenizer tokenizer = small();
   for (const std::int32_t id : {-1, 700, 32000})
