@@ -1,31 +1,38 @@
-#include "kernels/mega.h"
-
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
 #include "kernels/attention.h"
 #include "kernels/causal_conv1d.h"
+#include "kernels/gated_norm.h"
+#include "kernels/linear_attention.h"
+#include "kernels/mega.h"
 #include "kernels/rope.h"
 #include "kernels/run.h"
 #include "kernels/selective_scan.h"
 #include "kernels/silu.h"
 #include "kernels/swiglu.h"
 
-// What Mega-S6 does between its projections: convolution, S6 scan, attention within a chunk and the
-// elementwise parts, in turns with attention alone of as many channels in heads of 128. Columns:
+// What the mixers other than attention and Mamba do between their projections, in turns with
+// attention alone of as many channels in heads of 128. Gated linear attention and retention with
+// the heads of the paper and their gated norm; Mega-S6 with its convolution, S6 scan, attention
+// within a chunk and the elementwise parts. Columns:
 //   ms           the best of all turns
 //   attention    milliseconds of attention alone
 //   ratio        of the two
 namespace samba::bench {
 namespace {
 
+enum class Kind { gla, retention, mega_s6 };
+
 struct Case {
+  Kind kind;
   bool backward;
   Tier tier;
   DType dtype;
@@ -49,10 +56,90 @@ Matrix random_matrix(Stream& stream, DType dtype, Index rows, Index cols, float 
   return m;
 }
 
-/// Everything that the ops read and write; gradients of matrices lie in g.
 class Core {
  public:
-  Core(Stream& stream, const Case& c)
+  virtual ~Core() = default;
+  virtual void forward() = 0;
+  virtual void backward() = 0;
+};
+
+/// Gated linear attention or retention, without a short convolution.
+class Linear final : public Core {
+ public:
+  Linear(Stream& stream, const Case& c)
+      : stream_(stream),
+        gated_(c.kind == Kind::gla),
+        heads_(gated_ ? c.width / 384 : c.width / 256),
+        keys_(gated_ ? c.width / 2 : c.width),
+        values_(gated_ ? c.width : 2 * c.width),
+        spans_{{.first = 0, .length = c.rows, .position = 0}},
+        batch_(batch_of(spans_)) {
+    for (Matrix* m : {&q_, &k_, &gate_}) *m = random_matrix(stream, c.dtype, c.rows, keys_);
+    for (Matrix* m : {&v_, &g_, &dy_}) *m = random_matrix(stream, c.dtype, c.rows, values_);
+    for (Matrix* m : {&dq_, &dk_, &dgate_}) *m = Matrix(stream, c.dtype, c.rows, keys_);
+    for (Matrix* m : {&a_, &y_, &da_, &dv_, &dg_}) *m = Matrix(stream, c.dtype, c.rows, values_);
+    w_ = random_matrix(stream, DType::f32, 1, values_ / heads_);
+    dw_ = random_matrix(stream, DType::f32, 1, values_ / heads_);
+  }
+
+  void forward() override {
+    rotate(q_, k_, false);
+    run(stream_, op::LinearAttention{.y = a_,
+                                     .q = q_,
+                                     .k = k_,
+                                     .v = v_,
+                                     .gate = gated_ ? gate_.view() : View{},
+                                     .heads = heads_,
+                                     .scale = 0.07,
+                                     .batch = batch_});
+    run(stream_, op::GatedNorm{.y = y_, .x = a_, .gate = g_, .w = w_, .eps = 1e-5});
+  }
+
+  void backward() override {
+    run(stream_, op::GatedNormBackward{.dx = da_,
+                                       .dgate = dg_,
+                                       .dw = dw_,
+                                       .dy = dy_,
+                                       .x = a_,
+                                       .gate = g_,
+                                       .w = w_,
+                                       .eps = 1e-5});
+    run(stream_, op::LinearAttentionBackward{.dq = dq_,
+                                             .dk = dk_,
+                                             .dv = dv_,
+                                             .dgate = gated_ ? dgate_.view() : View{},
+                                             .dy = da_,
+                                             .q = q_,
+                                             .k = k_,
+                                             .v = v_,
+                                             .gate = gated_ ? gate_.view() : View{},
+                                             .heads = heads_,
+                                             .scale = 0.07,
+                                             .batch = batch_});
+    rotate(dq_, dk_, true);
+  }
+
+ private:
+  void rotate(const Matrix& q, const Matrix& k, bool inverse) {
+    if (gated_) return;
+    for (const View x : {q.view(), k.view()})
+      run(stream_,
+          op::Rope{.x = x, .heads = heads_, .base = 10000, .inverse = inverse, .batch = batch_});
+  }
+
+  Stream& stream_;
+  bool gated_;
+  Index heads_, keys_, values_;
+  std::vector<Span> spans_;
+  Batch batch_;
+  Matrix q_, k_, v_, gate_, g_, a_, y_, w_;
+  Matrix dq_, dk_, dv_, dgate_, dg_, da_, dy_, dw_;
+};
+
+/// Everything that the ops read and write; gradients of matrices lie in g.
+class MegaS6 final : public Core {
+ public:
+  MegaS6(Stream& stream, const Case& c)
       : stream_(stream),
         d_(c.width),
         n_(c.rows),
@@ -84,7 +171,7 @@ class Core {
     for (Matrix* m : {&g_taps_, &g_a_log_, &g_vector_, &g_small_}) fill(*m, 0);
   }
 
-  void forward() {
+  void forward() override {
     run(stream_, op::Silu{.y = v_silu_, .x = v_});
     run(stream_,
         op::CausalConv1d{.y = conv_, .x = x_, .w = taps_, .bias = vector_, .batch = batch_});
@@ -121,7 +208,7 @@ class Core {
     run(stream_, op::MegaGate{.y = y_, .u = u(gates_), .h = h_, .hx = hx(gates_), .x = x_});
   }
 
-  void backward() {
+  void backward() override {
     run(stream_, op::MegaGateBackward{.du = u(g_gates_),
                                       .dh = hx(g_gates_),
                                       .dx = g_x_,
@@ -218,7 +305,7 @@ class Core {
 };
 
 /// Attention alone, of heads of 128.
-class Alone {
+class Alone final : public Core {
  public:
   Alone(Stream& stream, const Case& c)
       : stream_(stream),
@@ -235,7 +322,7 @@ class Alone {
         heads_{c.width / 128, c.width / 128, 128},
         window_(c.window) {}
 
-  void forward() {
+  void forward() override {
     run(stream_, op::Attention{.y = y_,
                                .lse = lse_,
                                .q = q_,
@@ -246,7 +333,7 @@ class Alone {
                                .scale = 0.088,
                                .batch = batch_of(spans_)});
   }
-  void backward() {
+  void backward() override {
     run(stream_, op::AttentionBackward{.dq = dq_,
                                        .dk = dk_,
                                        .dv = dv_,
@@ -278,13 +365,17 @@ double seconds(const std::function<void()>& f) {
 
 void run_case(benchmark::State& state, const Case& c) {
   Stream stream(0, c.tier);
-  Core core(stream, c);
+  std::unique_ptr<Core> core;
+  if (c.kind == Kind::mega_s6)
+    core = std::make_unique<MegaS6>(stream, c);
+  else
+    core = std::make_unique<Linear>(stream, c);
   Alone alone(stream, c);
-  core.forward();
+  core->forward();
   alone.forward();
   double best = 1e9, best_alone = 1e9;
   for (auto _ : state) {
-    const double time = seconds([&] { c.backward ? core.backward() : core.forward(); });
+    const double time = seconds([&] { c.backward ? core->backward() : core->forward(); });
     best_alone =
         std::min(best_alone, seconds([&] { c.backward ? alone.backward() : alone.forward(); }));
     state.SetIterationTime(time);
@@ -296,19 +387,22 @@ void run_case(benchmark::State& state, const Case& c) {
 }
 
 const bool kRegistered = [] {
+  const char* kinds[] = {"gla", "retention", "mega_s6"};
   for (const Tier tier : {Tier::avx512bf16, Tier::avx512, Tier::avx2})
-    for (const DType dtype : {DType::f32, DType::bf16})
-      for (const bool backward : {false, true}) {
-        if (!machine_has(tier)) continue;
-        const Case c{backward, tier, dtype, 1536, 1024, 2048};
-        const std::string name =
-            text_of("mega_s6/", backward ? "backward" : "forward", '/', samba::name_of(tier), '/',
-                    samba::name_of(dtype), "/width:", c.width, "/rows:", c.rows);
-        benchmark::RegisterBenchmark(name.c_str(), [c](benchmark::State& s) { run_case(s, c); })
-            ->Iterations(10)
-            ->UseManualTime()
-            ->Unit(benchmark::kMillisecond);
-      }
+    for (const Kind kind : {Kind::gla, Kind::retention, Kind::mega_s6})
+      for (const DType dtype : {DType::f32, DType::bf16})
+        for (const bool backward : {false, true}) {
+          if (!machine_has(tier)) continue;
+          const Case c{kind, backward, tier, dtype, 1536, 1024, 2048};
+          const std::string name =
+              text_of("mixer/", kinds[static_cast<int>(kind)], '/',
+                      backward ? "backward" : "forward", '/', samba::name_of(tier), '/',
+                      samba::name_of(dtype), "/width:", c.width, "/rows:", c.rows);
+          benchmark::RegisterBenchmark(name.c_str(), [c](benchmark::State& s) { run_case(s, c); })
+              ->Iterations(10)
+              ->UseManualTime()
+              ->Unit(benchmark::kMillisecond);
+        }
   return true;
 }();
 
