@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "core/error.h"
 #include "core/progress.h"
+#include "text/tokenizer.h"
 
 namespace samba {
 namespace {
@@ -43,10 +44,16 @@ int run_convert(const std::vector<std::string>& all) {
     fail("--type: expected f32 or bf16, found \"", options.type, "\"");
   const ModelSource source = open_model(words[0]);
   Progress progress({.label = "convert", .unit = "tensors", .quiet = options.quiet});
-  convert_model(source, options.to, words[1], type, [&](Index done, Index of) {
+  const auto show = [&](Index done, Index of) {
     progress.set_total(static_cast<double>(of));
     progress.update(static_cast<double>(done));
-  });
+  };
+  // A tokenizer that only we read becomes one that others know.
+  const auto add_tokenizer = [&](const std::string& folder) {
+    if (find_tokenizer(folder).empty() && !find_tokenizer(source.folder).empty())
+      Tokenizer(source.folder).write(folder);
+  };
+  convert_model(source, options.to, words[1], type, show, add_tokenizer);
   progress.finish();
   std::cout << words[0] << " (" << source.layout.kind << ") is now in " << words[1] << " ("
             << options.to << ")\n";

@@ -121,7 +121,7 @@ void write_weights(const ModelSource& source, const Layout& target, const std::s
                    std::optional<DType> wanted, const std::function<void(Index, Index)>& progress) {
   Stream stream(1, Tier::plain);
   const Model model(source.layout.config, stream, DType::f32);
-  const TensorFile file = open_model_tensors(source.folder);
+  const TensorFile file = source.tensors();
   const Source from(source.layout, model, file);
   const WeightNames names(target, model);
   SafetensorsWriter writer;
@@ -169,7 +169,8 @@ void write_weights(const ModelSource& source, const Layout& target, const std::s
 }  // namespace
 
 void convert_model(const ModelSource& source, const std::string& kind, const std::string& folder,
-                   std::optional<DType> type, const std::function<void(Index, Index)>& progress) {
+                   std::optional<DType> type, const std::function<void(Index, Index)>& progress,
+                   const std::function<void(const std::string&)>& add) {
   if (source.folder.empty())
     fail(source.name, ": expected a model folder, found a preset, which has no weights");
   if (exists(folder)) fail(folder, ": expected a new folder, found one that exists");
@@ -184,6 +185,7 @@ void convert_model(const ModelSource& source, const std::string& kind, const std
       if (const fs::path from = fs::path(source.folder) / name; exists(from.string()))
         write_text((fs::path(partial) / name).string(), read_text(from.string()));
     write_text((fs::path(partial) / "config.json").string(), config.dump(2) + "\n");
+    add(partial);
     sync_folder(partial);
     std::error_code error;
     fs::rename(partial, folder, error);

@@ -14,8 +14,10 @@ namespace samba {
 ///
 /// The folder appears whole or not at all. Throws an Error where it exists, where the source has no
 /// weights (a preset), and with the reason where the layout cannot express the model.
-/// `progress` is told the tensors that are done, and of how many.
+/// `progress` is told the tensors that are done, and of how many; `add` may write more files into
+/// the folder before it appears.
 void convert_model(const ModelSource&, const std::string& kind, const std::string& folder,
-                   std::optional<DType> type, const std::function<void(Index, Index)>& progress);
+                   std::optional<DType> type, const std::function<void(Index, Index)>& progress,
+                   const std::function<void(const std::string& folder)>& add);
 
 }  // namespace samba

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
+#include "model/llama2c.h"
 
 namespace samba {
 namespace {
@@ -35,7 +36,15 @@ ModelSource open_model(const std::string& name) {
       fail(name, ": expected a model folder; it holds no config.json and no last.json");
     return {name, folder, layout_of(read_json(path), path)};
   }
+  if (is_llama2c(name)) {
+    const fs::path folder = fs::path(name).parent_path();
+    return {name, folder.empty() ? "." : folder.string(), llama2c_layout(name), name};
+  }
   return {name, "", layout_of(config_document(name), name)};
+}
+
+TensorFile ModelSource::tensors() const {
+  return file.empty() ? open_model_tensors(folder) : open_llama2c(file);
 }
 
 std::unique_ptr<Model> load_model(const ModelSource& source, Stream& stream, DType dtype,
@@ -46,7 +55,7 @@ std::unique_ptr<Model> load_model(const ModelSource& source, Stream& stream, DTy
     initialise(*model, seed);
     return model;
   }
-  const TensorFile file = open_model_tensors(source.folder);
+  const TensorFile file = source.tensors();
   const WeightNames names(source.layout, *model);
   names.check(file);  // before anything is allocated from what the config claims
   model->allocate(training);

@@ -10,11 +10,15 @@
 namespace samba {
 
 /// What a MODEL argument names: a model folder in any known layout, the folder of a training run
-/// (its last checkpoint), or a preset, which has no weights.
+/// (its last checkpoint), a checkpoint of llama2.c, or a preset, which has no weights.
 struct ModelSource {
   std::string name;    ///< as the user named it
-  std::string folder;  ///< where config.json lies; empty for a preset
+  std::string folder;  ///< where config.json or the file lies; empty for a preset
   Layout layout;
+  std::string file = {};  ///< a single file that holds model and weights (llama2.c), else empty
+
+  /// Its weights. Throws an Error where there are none or the file is damaged.
+  TensorFile tensors() const;
 };
 
 /// Throws an Error that lists what was looked for.

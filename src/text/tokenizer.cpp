@@ -9,6 +9,7 @@
 #include "core/hash.h"
 #include "text/encoder.h"
 #include "text/hf_tokenizer.h"
+#include "text/llama2c_tokenizer.h"
 #include "text/sentencepiece_model.h"
 #include "text/tokenizer_config.h"
 
@@ -35,7 +36,9 @@ const Pair* pair_of(const std::string& name) {
 }
 
 TokenizerFile read_file(const fs::path& path, const std::string& name) {
-  return {name, path.string(), read_text(path.string(), kMaxBytes)};
+  std::string bytes = read_text(path.string(), kMaxBytes);
+  if (path.extension() == ".bin") bytes = sentencepiece_of_llama2c(bytes, path.string());
+  return {name, path.string(), std::move(bytes)};
 }
 
 /// The name under which a model folder keeps a file of this path.
@@ -94,7 +97,15 @@ std::string find_tokenizer(const std::string& folder) {
   for (const Pair& pair : kPairs)
     if (exists((root / pair.vocabulary).string()) && exists((root / pair.merges).string()))
       return (root / pair.vocabulary).string();
-  return "";
+  std::string llama2c;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(root, error)) {
+    const std::string name = entry.path().filename().string();
+    const std::string path = entry.path().string();
+    if (name.starts_with("tok") && name.ends_with(".bin") && (llama2c.empty() || path < llama2c))
+      llama2c = path;
+  }
+  return llama2c;
 }
 
 struct Tokenizer::State {

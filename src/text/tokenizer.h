@@ -13,10 +13,10 @@ namespace samba {
 
 /// The path of the tokenizer in a folder, or "" where there is none: the first of tokenizer.model
 /// (SentencePiece), tokenizer.json (Hugging Face), encoder.json beside vocab.bpe and vocab.json
-/// beside merges.txt (GPT-2).
+/// beside merges.txt (GPT-2), tok*.bin (llama2.c).
 std::string find_tokenizer(const std::string& folder);
 
-/// Text to ids and back, by the files of a SentencePiece, Hugging Face or GPT-2 tokenizer. Cheap to
+/// Text to ids and back, by the files of a SentencePiece, Hugging Face, GPT-2 or llama2.c tokenizer. Cheap to
 /// copy: copies share the model. Any number of threads may use one.
 class Tokenizer {
  public:

@@ -14,7 +14,7 @@ namespace {
 
 void convert(const std::string& from, const std::string& kind, const std::string& to,
              std::optional<DType> type = {}) {
-  convert_model(open_model(from), kind, to, type, [](Index, Index) {});
+  convert_model(open_model(from), kind, to, type, [](Index, Index) {}, [](const std::string&) {});
 }
 
 std::string bytes_of(const TensorFile& file, const std::string& name) {
