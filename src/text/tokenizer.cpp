@@ -58,6 +58,9 @@ std::vector<TokenizerFile> read_files(const std::string& given) {
   std::vector<TokenizerFile> files{read_file(path, name)};
   if (const Pair* pair = pair_of(name))
     files.push_back(read_file(path.parent_path() / pair->merges, pair->merges));
+  // The program that it comes from begins every prompt with the mark.
+  if (path.extension() == ".bin")
+    files.push_back({kTokenizerConfig, path.string(), R"({"add_bos_token": true})"});
   // Beside a tokenizer under a name of its own they could belong to another.
   if (path.filename() == name)
     for (const char* other : {kTokenizerConfig, kChatTemplate})
