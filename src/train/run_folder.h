@@ -15,7 +15,8 @@ namespace samba {
 ///
 /// A checkpoint is a model folder: config.json (the model and under "train" the whole resolved
 /// configuration of its run), model.safetensors (masters, f32), the files of the tokenizer, and for
-/// going on optimizer.safetensors and trainer.json. It appears under its name complete or not at all.
+/// going on optimizer.safetensors and trainer.json. It appears under its name complete or not at
+/// all.
 class RunFolder {
  public:
   /// keep: how many of the newest checkpoints stay beside the best one.
@@ -28,8 +29,9 @@ class RunFolder {
   /// Removes what a killed run left half written.
   void clean() const;
 
-  /// Writes a checkpoint, with a tokenizer unless it is null, and makes it the newest; `validation_loss`, where there is one, decides
-  /// whether it is also the best. Older ones are then removed, but for `keep` and the best.
+  /// Writes a checkpoint, with a tokenizer unless it is null, and makes it the newest;
+  /// `validation_loss`, where there is one, decides whether it is also the best. Older ones are
+  /// then removed, but for `keep` and the best.
   void save(const Trainer&, const Json& run, const Tokenizer* tokenizer,
             std::optional<double> validation_loss);
 
