@@ -56,7 +56,9 @@ std::string standard_input() {
 int train(std::vector<std::string> words) {
   TrainOptions options;
   if (!parse(options, words, kUsage, 1, 10'000)) return 0;
-  if (options.out.empty()) throw UsageError("expected --out FILE.model");
+  // Files whose names end so are read as a tokenizer.json.
+  if (options.out.empty() || options.out.ends_with(".json"))
+    throw UsageError("expected --out FILE.model");
   if (options.vocab < 1 || options.vocab > 1'000'000)
     fail("vocab: expected 1 to 1000000, found ", options.vocab);
   TokenizerTraining training;

@@ -134,20 +134,15 @@ void parse_model(const JsonNode& node, HfFile& file) {
     model.unknown = vocabulary.find(unknown->text());
     if (model.unknown < 0) unknown->refuse(unknown->text(), "a token of the vocabulary");
   }
-  if (model.byte_fallback) {
-    std::vector<bool> found(256, false);
-    for (int byte = 0; byte < 256; ++byte) {
-      const std::string code = hex(static_cast<std::uint64_t>(byte)).substr(14);
-      std::string upper = code;
-      for (char& c : upper)
-        if (c >= 'a') c = static_cast<char>(c - 'a' + 'A');
-      found[static_cast<std::size_t>(byte)] = vocabulary.find("<0x" + upper + ">") >= 0;
-    }
-    expect_bytes(found, vocabulary.place());
-  }
   file.tokens = vocabulary.take_tokens();
   model.tokens = file.tokens;
-  if (model.bytes) spell(model.tokens, model.unknown >= 0, node.place() + ".vocab");
+  if (model.bytes) spell(model.tokens, model.unknown >= 0, vocabulary.place());
+  if (!model.byte_fallback) return;
+  std::vector<bool> found(256, false);
+  for (const std::string& token : file.tokens)
+    if (const int byte = fallback_byte(token); byte >= 0)
+      found[static_cast<std::size_t>(byte)] = true;
+  expect_bytes(found, vocabulary.place());
 }
 
 std::int32_t find_token(const HfFile& file, std::string_view token) {

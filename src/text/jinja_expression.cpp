@@ -405,9 +405,11 @@ class Walker {
   Value function(const std::string& called, std::vector<std::pair<std::string, Value>> given,
                  bool live) {
     if (!live) return {};
-    if (called == "raise_exception")
-      fail(place_, ": the template says: ",
-           given.empty() ? std::string("no") : text_of_value(given[0].second, place_));
+    if (called == "raise_exception") {
+      std::string reason = given.empty() ? "no" : text_of_value(given[0].second, place_);
+      std::replace(reason.begin(), reason.end(), '\n', ' ');  // an error is one line
+      fail(place_, ": the template says: ", reason);
+    }
     if (called != "namespace")
       wrong("the function " + quote(called), "namespace or raise_exception");
     Map members;

@@ -212,6 +212,7 @@ TEST(Tokenizer, TrainingRefusesWhatItCannotUse) {
   refuse("short.txt", "10", "vocab");
   refuse("latin.txt", "320", "latin.txt: found text that is not UTF-8 at byte 3");
   place.refuse(2, {"tokenizer", "train", "short.txt"}, {"--out"});
+  place.refuse(2, {"tokenizer", "train", "short.txt", "--out", "t.json"}, {"--out FILE.model"});
 }
 
 TEST(Text, ThatIsNotUtf8IsNamedWithItsPlace) {

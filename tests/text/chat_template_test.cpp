@@ -283,7 +283,7 @@ TEST(Jinja, SaysWhatItDoesNotUnderstand) {
       {"{{ (1 }}", "found the end of an expression"},
       {"{{ }}", "found the end of an expression"},
       {"{{ " + std::string(100, '(') + " }}", "nested deeper than 64"},
-      {"{{ raise_exception('no ' + bos_token) }}", "the template says: no <s>"},
+      {"{{ raise_exception('no\n' + bos_token) }}", "the template says: no <s>"},
   };
   for (const auto& [source, expected] : cases) {
     const std::string error = refusal(source);
