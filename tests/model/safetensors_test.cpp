@@ -421,7 +421,7 @@ TEST_F(Safetensors, CopiesPublishedFilesTensorForTensor) {
     }
     ++copied;
   }
-  EXPECT_EQ(copied, 10);
+  EXPECT_GE(copied, 10);
 }
 
 class ShardedSafetensors : public testing::Test {
