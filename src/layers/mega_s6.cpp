@@ -125,36 +125,40 @@ void MegaS6::move(Pass& pass, Saved& s, const Parts& p) const {
   run(stream, op::Silu{.y = s.m, .x = s.s});
 }
 
+MegaS6::Saved MegaS6::room_for(Pass& pass, ConstView x) const {
+  const auto matrix = [&](Index cols) { return Matrix(pass.stream, x.dtype, x.rows, cols); };
+  Saved s{.scale = Matrix(),
+          .n = matrix(width_),
+          .v_raw = matrix(width_),
+          .v = matrix(width_),
+          .c = matrix(width_),
+          .rbc = matrix(rank_ + 2 * state_),
+          .dt = matrix(width_),
+          .s = matrix(width_),
+          .m = matrix(width_),
+          .states = Matrix(),
+          .gates = matrix(3 * width_ + z_width_),
+          .qk = matrix(4 * z_width_),
+          .a = matrix(width_),
+          .lse = Matrix(),
+          .gated = matrix(width_),
+          .h = matrix(width_)};
+  if (pass.training) {
+    const DType exact = exact_of(x.dtype);
+    s.scale = Matrix(pass.stream, exact, x.rows, 1);
+    s.states = Matrix(pass.stream, exact, op::SelectiveScan::chunks(pass.batch), width_ * state_);
+    s.lse = Matrix(pass.stream, exact, x.rows, 1);
+  }
+  return s;
+}
+
 void MegaS6::forward(Pass& pass, ConstView x, View y) {
   Stream& stream = pass.stream;
-  const Index n = x.rows, width = width_;
-  const DType type = x.dtype, exact = exact_of(type);
-  const auto matrix = [&](Index cols) { return Matrix(stream, type, n, cols); };
-  Saved s{.scale = Matrix(),
-          .n = matrix(width),
-          .v_raw = matrix(width),
-          .v = matrix(width),
-          .c = matrix(width),
-          .rbc = matrix(rank_ + 2 * state_),
-          .dt = matrix(width),
-          .s = matrix(width),
-          .m = matrix(width),
-          .states = Matrix(),
-          .gates = matrix(3 * width + z_width_),
-          .qk = matrix(4 * z_width_),
-          .a = matrix(width),
-          .lse = Matrix(),
-          .gated = matrix(width),
-          .h = matrix(width)};
-  if (pass.training) {
-    s.scale = Matrix(stream, exact, n, 1);
-    s.states = Matrix(stream, exact, op::SelectiveScan::chunks(pass.batch), width * state_);
-    s.lse = Matrix(stream, exact, n, 1);
-  }
+  Saved s = room_for(pass, x);
   const Parts p = parts(s.rbc, s.gates, s.qk);
   const double scale = inverse_root(z_width_);
 
-  Matrix wide(stream, exact, n, width);
+  const Matrix wide(stream, exact_of(x.dtype), x.rows, width_);
   run(stream, op::Convert{.to = wide, .from = x});
   run(stream,
       op::RmsNorm{.y = s.n, .scale = s.scale, .x = wide, .w = norm_w_.value, .eps = norm_eps_});
@@ -175,7 +179,7 @@ void MegaS6::forward(Pass& pass, ConstView x, View y) {
                             .q = p.q,
                             .k = p.k,
                             .v = s.v,
-                            .heads = {1, 1, 2 * z_width_, width},
+                            .heads = {1, 1, 2 * z_width_, width_},
                             .window = chunk_,
                             .chunked = true,
                             .scale = scale,

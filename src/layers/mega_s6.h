@@ -75,6 +75,8 @@ class MegaS6 final : public Layer {
     View r, b, c, u, z, g, hx, q, k;
   };
   Parts parts(View rbc, View gates, View qk) const;
+  /// What forward writes; what only backward reads is empty unless training.
+  Saved room_for(Pass&, ConstView x) const;
   /// Rotates the biases behind queries and keys.
   void rotate(Pass&, const Parts&, bool inverse) const;
   /// From n to m, and back: dn is overwritten.

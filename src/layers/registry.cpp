@@ -127,14 +127,18 @@ std::vector<LayerType> layer_types() {
 }
 
 LayerTraits layer_traits(const Json& entry) {
-  if (!entry.is_object() || !entry.contains("type") || !entry.at("type").is_string()) return {};
-  const auto found = entries().find(entry.at("type").get<std::string>());
-  if (found == entries().end()) return {};
-  LayerTraits traits = found->second.traits;
-  if (found->first == "parallel" && entry.contains("layers") && entry.at("layers").is_array()) {
+  const auto of_type = [](const Json& layer) {
+    if (!layer.is_object() || !layer.contains("type") || !layer.at("type").is_string())
+      return LayerTraits{};
+    const auto found = entries().find(layer.at("type").get<std::string>());
+    return found == entries().end() ? LayerTraits{} : found->second.traits;
+  };
+  LayerTraits traits = of_type(entry);
+  // A list inside a list is refused, so one level is enough.
+  if (entry.is_object() && entry.contains("layers") && entry.at("layers").is_array()) {
     traits.outputs = static_cast<Index>(entry.at("layers").size());
     for (const Json& inner : entry.at("layers"))
-      traits.mixes = traits.mixes || layer_traits(inner).mixes;
+      traits.mixes = traits.mixes || of_type(inner).mixes;
   }
   return traits;
 }

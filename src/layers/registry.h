@@ -9,7 +9,8 @@
 
 namespace samba {
 
-/// Builds the layer that one entry of a model's list describes: {"type": "mamba", ...}. An entry
+/// Builds the layer that one entry of a model's list describes: {"type": "mamba", ...}; of type
+/// "parallel" with those of its own list of "layers". An entry
 /// without a type, of an unknown type or with an unknown key is an Error that begins with `place`.
 /// `entry` is completed: it then names every field of the layer with its value.
 std::unique_ptr<Layer> make_layer(Json& entry, const std::string& place, Index d_model, Plan plan);

@@ -81,11 +81,13 @@ class LitGpt {
     const Builder::MambaShape mamba{d_, 16, 4, 2, (d_ + 15) / 16, true};
     if (pure_mamba_) return b_.mamba(at + "norm.weight", mamba, at + "mixer.");
     if (parallel_) b_.begin_parallel(at + "norm_1.weight");
-    if (keys_.get("use_mega", false)) {
-      mega(at + "attn.");
-    } else if (keys_.get("mamba_swa_mlp", false)) {
+    // In the order of the published code: what is named first makes the others' keys without
+    // effect.
+    if (keys_.get("mamba_swa_mlp", false)) {
       b_.mamba(at + "norm_m.weight", mamba, at + "mb.");
       attention(i, at, "norm_attn.weight");
+    } else if (keys_.get("use_mega", false)) {
+      mega(at + "attn.");
     } else if (is_mamba(i) && keys_.get("abl_mamba", false)) {
       swiglu(at, "norm_1.weight", 2 * d_, "attn.");
     } else if (is_mamba(i)) {
