@@ -16,8 +16,8 @@ namespace samba {
 /// beside merges.txt (GPT-2), tok*.bin (llama2.c).
 std::string find_tokenizer(const std::string& folder);
 
-/// Text to ids and back, by the files of a SentencePiece, Hugging Face, GPT-2 or llama2.c tokenizer. Cheap to
-/// copy: copies share the model. Any number of threads may use one.
+/// Text to ids and back, by the files of a SentencePiece, Hugging Face, GPT-2 or llama2.c
+/// tokenizer. Cheap to copy: copies share the model. Any number of threads may use one.
 class Tokenizer {
  public:
   /// Loads a file of at most 64 MiB: a tokenizer.json where its name ends in .json, encoder.json
