@@ -3,6 +3,7 @@
 
 #include "cli/command.h"
 #include "cli/commands.h"
+#include "cli/self_extend.h"
 #include "core/fields.h"
 #include "core/human.h"
 #include "core/profile.h"
@@ -17,6 +18,7 @@ struct Options {
   Common common;
   SpeedOptions speed;
   bool train = false;
+  std::string self_extend;
   bool profile = false;
 
   void fields(auto& f) {
@@ -26,6 +28,7 @@ struct Options {
     f("train", train, "time training steps instead: forward, backward, clipping, AdamW");
     f("rounds", speed.rounds, "repetitions; the best counts");
     f("profile", profile, "print the time spent in each kernel");
+    f("self_extend", self_extend, kSelfExtendHelp);
     common.fields(f);
   }
 };
@@ -48,7 +51,8 @@ int run_bench(const std::vector<std::string>& all) {
   expect_size("bench", "rounds", options.speed.rounds);
   if (options.speed.decode != 0) expect_size("bench", "decode", options.speed.decode);
   Stream stream = options.common.stream();
-  const ModelSource source = open_model(words[0]);
+  ModelSource source = open_model(words[0]);
+  apply_self_extend(source, options.self_extend);
   const auto model = load_model(source, stream, options.common.element_type(), options.train,
                                 static_cast<std::uint64_t>(options.common.seed));
   if (!options.train) model->pack();

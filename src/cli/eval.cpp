@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/self_extend.h"
 #include "core/error.h"
 #include "core/fields.h"
 #include "core/progress.h"
@@ -23,6 +24,7 @@ struct Options {
   std::string data;
   std::vector<Index> lengths;
   Index sequences = 200;
+  std::string self_extend;
   std::string report;
   std::vector<std::string> prompt;
   Index tokens = 300;
@@ -34,6 +36,7 @@ struct Options {
     f("report", report, "write an HTML report of the model and its training to this file");
     f("prompt", prompt, "text that the report's sample continues; may be repeated");
     f("tokens", tokens, "new tokens of a sample");
+    f("self_extend", self_extend, kSelfExtendHelp);
     common.fields(f);
   }
 };
@@ -68,7 +71,8 @@ int perplexity(std::vector<std::string> words) {
   if (!parse(options, words, kUsage, 1, 1)) return 0;
   if (options.data.empty()) throw UsageError("expected --data FOLDER");
   if (options.sequences < 1) fail("sequences: expected at least 1, found ", options.sequences);
-  const ModelSource source = open_model(words[0]);
+  ModelSource source = open_model(words[0]);
+  apply_self_extend(source, options.self_extend);
   if (source.folder.empty())
     fail(words[0], ": a preset has no weights; train it first: sambalm train ", words[0]);
   if (options.lengths.empty())

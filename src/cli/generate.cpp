@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/self_extend.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/human.h"
@@ -32,6 +33,7 @@ struct Options {
   double top_p = 1;
   std::vector<std::string> stop;
   bool ignore_end = false;
+  std::string self_extend;
   bool chat = false;
   Index chunk = 512;
 
@@ -46,6 +48,7 @@ struct Options {
     f("chat", chat, "the prompt is a user's message; only the answer is shown");
     f("ignore_end", ignore_end, "go on behind the end-of-text token");
     f("chunk", chunk, "tokens of the prompt that are read at a time");
+    f("self_extend", self_extend, kSelfExtendHelp);
     common.fields(f);
   }
 };
@@ -178,7 +181,8 @@ int run_generate(const std::vector<std::string>& all) {
   if (options.chunk < 1) fail("chunk: expected at least 1, found ", options.chunk);
   const std::string prompt = read_prompt(options, words);
 
-  const ModelSource source = open_model(words[0]);
+  ModelSource source = open_model(words[0]);
+  apply_self_extend(source, options.self_extend);
   if (source.folder.empty())
     fail(words[0], ": a preset has no weights; train it first: sambalm train ", words[0]);
   const Tokenizer tokenizer(source.folder);

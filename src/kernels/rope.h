@@ -17,6 +17,8 @@ struct Rope {
   Index heads;
   double base;           ///< 10000 in the paper
   bool inverse = false;  ///< rotate back: the gradient of the rotation
+  Index group = 1;       ///< neighbours that share a position:
+  Index shift = 0;       ///< a token at p stands at floor(p / group) + shift
   Batch batch;
 
   DType dtype() const { return x.dtype; }

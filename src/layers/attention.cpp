@@ -6,7 +6,9 @@
 
 #include "core/error.h"
 #include "core/fields.h"
+#include "kernels/attention_merge.h"
 #include "kernels/causal_conv1d.h"
+#include "kernels/delay.h"
 #include "kernels/rope.h"
 #include "kernels/run.h"
 
@@ -32,6 +34,13 @@ op::Heads checked(const Attention::Config& c, Index d_model, const Plan& plan) {
     fail(at, ": window: expected 1 to ", kLargestSize, ", found ", *c.window,
          "; without the key attention is full");
   if (c.short_conv != 0) expect_size(at, "short_conv", c.short_conv);
+  if (c.extend_group != 0 || c.extend_window != 0) {
+    expect_size(at, "extend_group", c.extend_group);
+    expect_size(at, "extend_window", c.extend_window);
+    if (c.window)
+      fail(at, ": extend_group: expected attention without a window, found one of ", *c.window);
+    if (!c.rope) fail(at, ": extend_group: expected attention with rope, found none");
+  }
   return {c.heads, kv_heads, width};
 }
 
@@ -39,7 +48,9 @@ op::Heads checked(const Attention::Config& c, Index d_model, const Plan& plan) {
 
 Attention::Attention(const Config& config, Index d_model, Plan plan)
     : heads_(checked(config, d_model, plan)),
-      window_(config.window.value_or(std::numeric_limits<Index>::max())),
+      window_(config.extend_group > 0 ? config.extend_window
+                                      : config.window.value_or(std::numeric_limits<Index>::max())),
+      group_(config.extend_group),
       rope_(config.rope),
       rope_base_(config.rope_base),
       qkv_(plan, "qkv", d_model, (heads_.heads + 2 * heads_.kv_heads) * heads_.width,
@@ -54,18 +65,26 @@ Attention::Attention(const Config& config, Index d_model, Plan plan)
            plan.scheme().residual(heads_.heads * heads_.width)) {
   const Index width = heads_.kv_heads * heads_.width;
   const auto state = [&](std::string_view name) {
-    return config.window ? plan.state(name, *config.window * width, plan.dtype())
-                         : plan.state_per_token(name, width, plan.dtype());
+    return config.window || group_ > 0 ? plan.state(name, window_ * width, plan.dtype())
+                                       : plan.state_per_token(name, width, plan.dtype());
   };
   keys_ = state("keys");
   values_ = state("values");
   if (conv_w_ != nullptr)
     conv_state_ = plan.state("conv", (conv_w_->cols - 1) * conv_w_->rows, exact_of(plan.dtype()));
+  if (group_ == 0) return;
+  late_ = plan.state("late", window_ * 2 * width, plan.dtype());
+  distant_keys_ = plan.state_per_token("distant_keys", width, plan.dtype());
+  distant_values_ = plan.state_per_token("distant_values", width, plan.dtype());
 }
 
 Attention::Parts Attention::parts(View qkv) const {
   const Index q = heads_.heads * heads_.width, kv = heads_.kv_heads * heads_.width;
   return {qkv.columns(0, q), qkv.columns(q, kv), qkv.columns(q + kv, kv)};
+}
+
+double Attention::scale() const {
+  return 1 / std::sqrt(static_cast<double>(heads_.width));
 }
 
 void Attention::rotate(Pass& pass, const Parts& p, bool inverse) const {
@@ -96,6 +115,13 @@ void Attention::forward(Pass& pass, ConstView x, View y) {
                                       .state = pass.state(conv_state_)});
   }
   const Parts p = parts(s.qkv);
+  Matrix raw;
+  if (group_ > 0) {
+    if (pass.training) fail("attention: Self-Extend is for inference only; found a training pass");
+    raw = Matrix(pass.stream, x.dtype, x.rows, s.qkv.cols());
+    copy(raw, s.qkv);
+    s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows, heads);
+  }
   rotate(pass, p, false);
   run(pass.stream, op::Attention{.y = s.a,
                                  .lse = s.lse,
@@ -104,12 +130,64 @@ void Attention::forward(Pass& pass, ConstView x, View y) {
                                  .v = p.v,
                                  .heads = heads_,
                                  .window = window_,
-                                 .scale = 1 / std::sqrt(static_cast<double>(width)),
+                                 .scale = scale(),
                                  .batch = pass.batch,
                                  .key_state = pass.state(keys_),
                                  .value_state = pass.state(values_)});
+  if (group_ > 0) add_distant(pass, raw, s.a, s.lse);
   out_.forward(pass, s.a, y);
   if (pass.training) saved_ = std::move(s);
+}
+
+void Attention::add_distant(Pass& pass, View raw, View a, ConstView lse) {
+  Stream& stream = pass.stream;
+  const Parts p = parts(raw);
+  const Index q = p.q.cols, kv = p.k.cols;
+  // To the query at i the distant keys end with that at i - window: in a stream that is late by the
+  // window, they are the keys up to its own.
+  Matrix late(stream, raw.dtype, raw.rows, 2 * kv), far(stream, raw.dtype, raw.rows, q);
+  Matrix far_lse(stream, lse.dtype, raw.rows, lse.cols);
+  run(stream, op::Delay{.y = late,
+                        .x = raw.columns(q, 2 * kv),
+                        .by = window_,
+                        .batch = pass.batch,
+                        .state = pass.state(late_)});
+  for (Index i = 0; i < pass.batch.count; ++i) {
+    const Span& span = pass.batch.spans[i];
+    const Index skip = std::max<Index>(0, window_ - span.position), count = span.length - skip;
+    if (count <= 0) continue;
+    const auto rows = [&](View x) { return x.block(span.first + skip, count); };
+    const std::vector<Span> one{{0, count, span.position + skip - window_, span.slot}};
+    const Batch batch = batch_of(one);
+    const View keys = rows(late.view().columns(0, kv)), values = rows(late.view().columns(kv, kv));
+    run(stream, op::Rope{.x = keys,
+                         .heads = heads_.kv_heads,
+                         .base = rope_base_,
+                         .group = group_,
+                         .batch = batch});
+    const std::vector<Span> own{{0, count, span.position + skip, span.slot}};
+    run(stream, op::Rope{.x = rows(p.q),
+                         .heads = heads_.heads,
+                         .base = rope_base_,
+                         .group = group_,
+                         .shift = window_ - window_ / group_,
+                         .batch = batch_of(own)});
+    run(stream, op::Attention{.y = rows(far),
+                              .lse = rows(far_lse),
+                              .q = rows(p.q),
+                              .k = keys,
+                              .v = values,
+                              .heads = heads_,
+                              .window = std::numeric_limits<Index>::max(),
+                              .scale = scale(),
+                              .batch = batch,
+                              .key_state = pass.state(distant_keys_),
+                              .value_state = pass.state(distant_values_)});
+    run(stream, op::AttentionMerge{.y = rows(a),
+                                   .lse = lse.block(span.first + skip, count),
+                                   .other = rows(far),
+                                   .other_lse = rows(far_lse)});
+  }
 }
 
 void Attention::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
@@ -129,7 +207,7 @@ void Attention::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
                                          .v = p.v,
                                          .heads = heads_,
                                          .window = window_,
-                                         .scale = 1 / std::sqrt(static_cast<double>(heads_.width)),
+                                         .scale = scale(),
                                          .batch = pass.batch});
   rotate(pass, d, true);
   if (conv_w_ == nullptr) return qkv_.backward(pass, x, dqkv, dx);
@@ -146,7 +224,7 @@ void Attention::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
 double Attention::flops(Index position, Index length) const {
   // Pairs of query and key: min(p + 1, window) for each position p; a ramp, then a constant.
   const Index end = position + length;
-  const Index ramp_end = std::clamp(window_, position, end);
+  const Index ramp_end = std::clamp(group_ > 0 ? end : window_, position, end);
   const auto sum_to = [](Index p) {
     return 0.5 * static_cast<double>(p) * static_cast<double>(p + 1);
   };

@@ -20,6 +20,11 @@ namespace samba {
 /// all tokens up to the context that the states were made for. With short_conv also the last
 /// short_conv - 1 rows of q, k and v before the convolution. The short convolution: Ren et al.
 /// 2024, "Samba", table 10.
+///
+/// With extend_group G full attention reads beyond the context that it was trained on, without
+/// training: the last W = extend_window keys stand at their own positions, earlier ones at those of
+/// groups, floor(j / G) for a key and floor(i / G) + W - floor(W / G) for a query. Jin et al. 2024,
+/// "LLM Maybe LongLM: Self-Extend", algorithm 1. For inference only.
 class Attention final : public Layer {
  public:
   struct Config {
@@ -31,6 +36,8 @@ class Attention final : public Layer {
     double rope_base = 10000;
     bool qkv_bias = false;
     Index short_conv = 0;
+    Index extend_group = 0;
+    Index extend_window = 0;
 
     void fields(auto& f) {
       f("heads", heads, "query heads H");
@@ -42,6 +49,9 @@ class Attention final : public Layer {
       f("qkv_bias", qkv_bias, "queries, keys and values have biases");
       f("short_conv", short_conv,
         "taps of a causal convolution and SiLU on queries, keys and values; 0: none");
+      f("extend_group", extend_group,
+        "Self-Extend: distant tokens that share a position; 0: every token has its own");
+      f("extend_window", extend_window, "Self-Extend: last keys that keep their own positions");
     }
   };
 
@@ -65,9 +75,14 @@ class Attention final : public Layer {
   /// The columns of a [N, (H + 2G) K] matrix.
   Parts parts(View qkv) const;
   void rotate(Pass&, const Parts&, bool inverse) const;
+  double scale() const;
+  /// What Self-Extend's distant keys add to a, where `raw` holds queries, keys and values that are
+  /// not rotated; lse is that of the near keys.
+  void add_distant(Pass&, View raw, View a, ConstView lse);
 
   op::Heads heads_;
   Index window_;
+  Index group_;  ///< of Self-Extend, whose window then is window_; 0: none
   bool rope_;
   double rope_base_;
   Linear qkv_;
@@ -76,6 +91,9 @@ class Attention final : public Layer {
   StateId keys_;
   StateId values_;
   StateId conv_state_ = 0;
+  StateId late_ = 0;  ///< Self-Extend: keys and values that are still near
+  StateId distant_keys_ = 0;
+  StateId distant_values_ = 0;
   Saved saved_;
 };
 

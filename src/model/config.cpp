@@ -84,6 +84,22 @@ std::vector<Index> block_lengths(const std::vector<Json>& layers) {
   return lengths;
 }
 
+void self_extend(ModelConfig& config, Index group, Index window) {
+  int found = 0;
+  const auto extend = [&](const auto& self, Json& layer) -> void {
+    if (layer.is_object() && layer.contains("layers"))
+      for (Json& inner : layer.at("layers")) self(self, inner);
+    if (!layer.is_object() || layer.value("type", "") != "attention" || layer.contains("window"))
+      return;
+    layer["extend_group"] = group;
+    layer["extend_window"] = window;
+    ++found;
+  };
+  for (Json& layer : config.layers) extend(extend, layer);
+  if (found == 0)
+    fail(config.place, ": self-extend: expected a model with full attention, found none");
+}
+
 std::vector<std::string> preset_names() {
   std::vector<std::string> names;
   for (const Preset& preset : presets()) names.emplace_back(preset.name);

@@ -45,6 +45,10 @@ Json json_of(const ModelConfig&);
 /// MLP follows are blocks by themselves.
 std::vector<Index> block_lengths(const std::vector<Json>& layers);
 
+/// Turns on Self-Extend (extend_group, extend_window) in every full attention of the list. Throws
+/// an Error where there is none.
+void self_extend(ModelConfig&, Index group, Index window);
+
 /// The presets that are compiled into the program, by name in alphabetical order.
 std::vector<std::string> preset_names();
 

@@ -36,6 +36,7 @@ class Source {
              " as its neighbours in one matrix have, found ", name_of(own), "; try --type");
       type = own;
     }
+    if (!type) fail(file_.path(), ": found no tensor for ", wanted.parameter->name);
     return *type;
   }
 
@@ -117,6 +118,21 @@ const char* const kCompanions[] = {"tokenizer.model",
                                    "chat_template.jinja",
                                    "generation_config.json"};
 
+/// Tensors without meaning that the authors' code expects: as the source has them, else zero.
+void add_buffers(const Layout& target, const TensorFile& file, SafetensorsWriter& writer) {
+  for (std::size_t i = 0; i < target.config.layers.size(); ++i) {
+    if (target.config.layers[i].at("type") != "mega_s6") continue;
+    const std::string name = text_of("transformer.h.", i / 2, ".attn.rel_pos_bias._float_tensor");
+    writer.add(name, StoredType::f32, {1}, [&file, name](const SafetensorsWriter::Put& put) {
+      constexpr float kZero = 0;
+      if (file.find(name) != nullptr)
+        file.each_piece(name, put);
+      else
+        put(std::as_bytes(std::span(&kZero, 1)));
+    });
+  }
+}
+
 void write_weights(const ModelSource& source, const Layout& target, const std::string& path,
                    std::optional<DType> wanted, const std::function<void(Index, Index)>& progress) {
   Stream stream(1, Tier::plain);
@@ -133,7 +149,7 @@ void write_weights(const ModelSource& source, const Layout& target, const std::s
   Index done = 0;
   for (const std::string& tensor : tensors) {
     const auto [rows, cols] = names.shape(tensor);
-    const std::vector<WeightNames::Part> parts = names.parts(tensor);
+    const std::vector<WeightNames::Part>& parts = names.parts(tensor);
     const StoredType stored = from.type_of(parts.front());
     if (wanted && !convertible(stored, *wanted))
       fail(file.path(), ": tensor for ", in_quotes(tensor), ": expected floats, found ",
@@ -143,26 +159,18 @@ void write_weights(const ModelSource& source, const Layout& target, const std::s
         fail(file.path(), ": expected one type for what becomes ", in_quotes(tensor), ", found ",
              name_of(stored), " and ", name_of(from.type_of(part)), "; try --type");
     const StoredType type = wanted ? stored_type_of(*wanted) : stored;
-    writer.add(
-        tensor, type, shape_of(target, tensor, rows, cols),
-        [&, parts, stored, type, rows = rows, cols = cols](const SafetensorsWriter::Put& put) {
-          const Index size = size_of(stored), row_bytes = cols * size;
-          std::vector<std::byte> bytes(static_cast<std::size_t>(rows * row_bytes));
-          for (const WeightNames::Part& part : parts)
-            from.read(part, size, bytes.data() + part.tensor_row * row_bytes, row_bytes);
-          if (type != stored) bytes = converted(stored, bytes, *wanted, rows * cols);
-          put(bytes);
-          progress(++done, static_cast<Index>(tensors.size()));
-        });
+    writer.add(tensor, type, shape_of(target, tensor, rows, cols),
+               [&, stored, type, rows = rows, cols = cols](const SafetensorsWriter::Put& put) {
+                 const Index size = size_of(stored), row_bytes = cols * size;
+                 std::vector<std::byte> bytes(static_cast<std::size_t>(rows * row_bytes));
+                 for (const WeightNames::Part& part : parts)
+                   from.read(part, size, bytes.data() + part.tensor_row * row_bytes, row_bytes);
+                 if (type != stored) bytes = converted(stored, bytes, *wanted, rows * cols);
+                 put(bytes);
+                 progress(++done, static_cast<Index>(tensors.size()));
+               });
   }
-  if (target.kind == "lit_gpt")
-    for (std::size_t i = 0; i < target.config.layers.size(); ++i)
-      if (target.config.layers[i].at("type") == "mega_s6")
-        writer.add(text_of("transformer.h.", i / 2, ".attn.rel_pos_bias._float_tensor"),
-                   StoredType::f32, {1}, [](const SafetensorsWriter::Put& put) {
-                     const float zero = 0;
-                     put(std::as_bytes(std::span(&zero, 1)));
-                   });
+  if (target.kind == "lit_gpt") add_buffers(target, file, writer);
   writer.write(path);
 }
 

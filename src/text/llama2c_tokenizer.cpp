@@ -1,7 +1,6 @@
 #include "text/llama2c_tokenizer.h"
 
 #include <cstdint>
-#include <cstring>
 
 #include "core/error.h"
 #include "text/piece_model.h"
@@ -55,7 +54,7 @@ std::string sentencepiece_of_llama2c(std::string_view bytes, const std::string& 
   const auto take = [&](auto& value) {
     if (bytes.size() < sizeof(value))
       fail(name, ": expected a tokenizer of llama2.c, found a file that ends inside of a piece");
-    std::memcpy(&value, bytes.data(), sizeof(value));
+    bytes.copy(reinterpret_cast<char*>(&value), sizeof(value));
     bytes.remove_prefix(sizeof(value));
   };
   std::int32_t longest = 0;

@@ -31,8 +31,8 @@ std::ostream& operator<<(std::ostream& out, const Golden& golden) {
 
 std::vector<Golden> shipped() {
   std::vector<Golden> all;
-  for (const char* name : {"lit_gpt/samba", "lit_gpt/mamba", "lit_gpt/llama_swa_gqa",
-                           "lit_gpt/mega_s6", "hf/hf_llama", "hf/hf_mamba"})
+  for (const char* name : {"lit_gpt/samba", "lit_gpt/mega_s6", "lit_gpt/sliding_retnet",
+                           "hf/fla_sliding_gla", "hf/hf_llama", "hf/hf_mamba"})
     all.push_back({name, true});
   return all;
 }
@@ -251,7 +251,7 @@ INSTANTIATE_TEST_SUITE_P(Shipped, Changed, testing::ValuesIn(shipped()), name_of
 TEST(Verify, ReadsCheckpointsOfTorch) {
   const std::string found = shared_file("goldens/lit_gpt");
   SAMBA_SKIP_WITHOUT(found, "goldens/lit_gpt");
-  for (const char* name : {"samba", "mamba", "llama_swa_gqa"}) {
+  for (const char* name : {"samba", "mamba", "llama_swa_gqa", "mamba_swa_mlp", "sliding_retnet"}) {
     SCOPED_TRACE(name);
     const TemporaryFolder folder;
     for (const auto& entry : fs::directory_iterator(fs::path(found) / name))

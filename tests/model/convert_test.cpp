@@ -47,10 +47,10 @@ struct Case {
 TEST(Convert, ThereAndBackIsTheSameToTheByte) {
   const Case cases[] = {
       {"lit_gpt/samba", "lit_gpt", {"sambalm", "lit_gpt"}},
-      {"lit_gpt/mamba", "lit_gpt", {"sambalm", "lit_gpt", "mamba", "state_spaces"}},
-      {"lit_gpt/llama_swa_gqa", "lit_gpt", {"sambalm", "lit_gpt", "mistral", "gla", "retnet"}},
+      {"lit_gpt/sliding_retnet", "lit_gpt", {"sambalm", "lit_gpt", "retnet"}},
+      {"hf/fla_sliding_gla", "gla", {"sambalm", "gla"}},
       {"hf/hf_mamba", "mamba", {"sambalm", "lit_gpt", "mamba", "state_spaces"}},
-      {"hf/hf_llama", "llama", {"sambalm", "lit_gpt", "llama", "mistral"}},
+      {"hf/hf_llama", "llama", {"sambalm", "lit_gpt", "llama", "mistral", "gla", "retnet"}},
   };
   for (const Case& c : cases)
     for (const char* kind : c.kinds) {
@@ -66,7 +66,7 @@ TEST(Convert, ThereAndBackIsTheSameToTheByte) {
 
 TEST(Convert, WritesATypeThatIsAskedFor) {
   const TemporaryFolder folder;
-  convert(test_file("goldens/lit_gpt/mamba"), "mamba", folder / "short", DType::bf16);
+  convert(test_file("goldens/hf/hf_mamba"), "state_spaces", folder / "short", DType::bf16);
   const TensorFile file = open_model_tensors(folder / "short");
   for (const TensorInfo& tensor : file.tensors()) EXPECT_EQ(tensor.type, StoredType::bf16);
 }

@@ -123,8 +123,8 @@ void rotate_rows(const op::Rope& op, const Turn* frequencies, double* memory, In
     const Span& span = op.batch.spans[s];
     const Index end = std::min(last, span.first + span.length);
     for (Index row = std::max(first, span.first); row < end; ++row) {
-      fill_rotation(frequencies, half, span.position + row - span.first, op.inverse, memory,
-                    cosines, sines);
+      const Index position = (span.position + row - span.first) / op.group + op.shift;
+      fill_rotation(frequencies, half, position, op.inverse, memory, cosines, sines);
       rotate(op.x.row<T>(row), op.heads, half, cosines, sines);
     }
   }

@@ -202,121 +202,139 @@ class LitGpt {
   std::vector<Index> positions_;
 };
 
-/// What each block mixes tokens with: the list without the MLP that ends every block.
-std::vector<Json> mixers(const ModelConfig& c, Index per_block) {
-  std::vector<Json> all;
-  for (std::size_t i = 0; i < c.layers.size(); ++i)
-    if (static_cast<Index>(i) % per_block != per_block - 1 || per_block == 1)
-      all.push_back(c.layers[i]);
-  return all;
-}
-
-/// The least period p such that exactly the blocks i with i % p == phase(p) are chosen; 0: none.
-template <class Chosen, class Phase>
-Index period_of(const std::vector<Json>& blocks, Chosen&& chosen, Phase&& phase) {
-  const auto count = static_cast<Index>(blocks.size());
-  for (Index p = 1; p <= count; ++p) {
-    bool fits = true;
-    for (Index i = 0; i < count && fits; ++i)
-      fits = chosen(blocks[static_cast<std::size_t>(i)]) == (i % p == phase(p));
-    if (fits) return p;
+/// The configuration for a model of ours; keys without effect in it have the class's defaults.
+class LitGptWriter {
+ public:
+  explicit LitGptWriter(const ModelConfig& config) : c_(config) {
+    pure_ = all(c_.layers, "mamba");
+    three_ = !pure_ && c_.layers.size() >= 3 && c_.layers.size() % 3 == 0 &&
+             is(c_.layers[0], "mamba") && is(c_.layers[1], "attention");
+    per_block_ = pure_ ? 1 : three_ ? 3 : 2;
+    // A block's mixers; its last entry is the MLP.
+    for (std::size_t i = 0; i < c_.layers.size(); ++i)
+      if (per_block_ == 1 || (i + 1) % per_block_ != 0) mixers_.push_back(c_.layers[i]);
   }
-  return 0;
-}
+
+  Json config() const {
+    Json config = {
+        {"org", "Microsoft"},
+        {"name", c_.name},
+        {"block_size", c_.context},
+        {"vocab_size", c_.vocab},
+        {"padding_multiple", 64},
+        {"padded_vocab_size", c_.vocab},
+        {"n_layer", c_.layers.size() / per_block_},
+        {"n_embd", c_.d_model},
+        {"mlp", true},
+        {"bias", false},
+        {"parallel_residual", false},
+        {"shared_attention_norm", false},
+        {"rms_norm", true},
+        {"residual_in_fp32", true},
+        {"fused_add_norm", true},
+        {"mamba_init", c_.tied},
+        {"_norm_class", "FusedRMSNorm"},
+        {"norm_eps", c_.norm_eps},
+        {"_mlp_class", "LLaMAMLP"},
+        {"intermediate_size", pure_ ? 4 * c_.d_model : c_.layers.back().value("d_ff", Index{1})},
+        {"condense_ratio", 1}};
+    config.update(attention());
+    config.update(pattern());
+    return config;
+  }
+
+ private:
+  static bool is(const Json& entry, const char* type) { return entry.at("type") == type; }
+  static bool all(const std::vector<Json>& list, const char* type) {
+    return std::all_of(list.begin(), list.end(), [&](const Json& e) { return is(e, type); });
+  }
+  static bool any(const std::vector<Json>& list, const char* type) {
+    return std::any_of(list.begin(), list.end(), [&](const Json& e) { return is(e, type); });
+  }
+
+  /// The least period p such that exactly the blocks i with i % p == phase(p) are chosen; 0: none.
+  template <class Chosen, class Phase>
+  Index period_of(Chosen&& chosen, Phase&& phase) const {
+    const auto count = static_cast<Index>(mixers_.size());
+    for (Index p = 1; p <= count; ++p) {
+      bool fits = true;
+      for (Index i = 0; i < count && fits; ++i)
+        fits = chosen(mixers_[static_cast<std::size_t>(i)]) == (i % p == phase(p));
+      if (fits) return p;
+    }
+    return 0;
+  }
+  /// Of blocks of this type, the first among them; -1 where there are none.
+  Index period(const char* type) const {
+    if (!any(mixers_, type)) return -1;
+    return period_of([&](const Json& e) { return is(e, type); }, [](Index) { return Index{0}; });
+  }
+
+  Json attention() const {
+    const Json attention = first_of(c_, "attention");
+    const Index heads =
+        attention.value("heads", 2 * first_of(c_, "retention").value("heads", Index{1}));
+    Index window = -1;
+    bool full = false;
+    for (const Json& mixer : mixers_) {
+      if (!is(mixer, "attention")) continue;
+      window = std::max(window, mixer.value("window", Index{-1}));
+      full = full || !mixer.contains("window");
+    }
+    // Full attention among windowed ones: the last block of each period.
+    constexpr Index kNever = 1'000'000;
+    const auto is_full = [](const Json& e) { return is(e, "attention") && !e.contains("window"); };
+    return {{"n_head", heads},
+            {"n_query_groups", attention.value("kv_heads", heads)},
+            {"rotary_percentage", 1.0},
+            {"nope", !attention.value("rope", true)},
+            {"sc_attn", attention.value("short_conv", Index{0}) > 0},
+            {"local_window", window},
+            {"full_per_layer",
+             window > 0 && full ? period_of(is_full, [](Index p) { return p - 1; }) : kNever}};
+  }
+
+  Json pattern() const {
+    const bool mlp2 = !pure_ && !three_ && any(mixers_, "swiglu");
+    Index mamba_period = pure_ || three_ ? -1 : period(mlp2 ? "swiglu" : "mamba");
+    Json positions;
+    if (mamba_period == 0) {  // no period: the blocks of attention are listed
+      std::string list;
+      for (std::size_t i = 0; i < mixers_.size(); ++i)
+        if (is(mixers_[i], "attention")) list += (list.empty() ? "" : ",") + std::to_string(i);
+      positions = "[" + list + "]";
+      mamba_period = -1;
+    }
+    return {{"mamba", pure_},
+            {"mamba_swa_mlp", three_},
+            {"abl_mamba", mlp2},
+            {"use_mega", !mixers_.empty() && all(mixers_, "mega_s6")},
+            {"mega_chunk", first_of(c_, "mega_s6").value("chunk", Index{2048})},
+            {"mb_per_layer", mamba_period},
+            {"ret_per_layer", period("retention")},
+            {"gla_per_layer", period("gla")},
+            {"attn_layer_pos", positions}};
+  }
+
+  const ModelConfig& c_;
+  bool pure_;
+  bool three_;  ///< Mamba, attention and MLP in every block
+  std::size_t per_block_;
+  std::vector<Json> mixers_;
+};
 
 }  // namespace
 
 Json lit_gpt_config(const ModelConfig& c) {
-  if (first_of(c, "parallel").contains("layers")) {
-    ModelConfig in_a_row = c;
-    in_a_row.layers.clear();
-    for (const Json& step : c.layers)
-      for (const Json& layer : step.value("layers", Json::array({step})))
-        in_a_row.layers.push_back(layer);
-    Json config = lit_gpt_config(in_a_row);
-    config["parallel_residual"] = config["shared_attention_norm"] = true;
-    return config;
-  }
-  const auto is = [](const char* type) {
-    return [type](const Json& entry) { return entry.at("type") == type; };
-  };
-  const auto all = [](const std::vector<Json>& list, auto&& f) {
-    return std::all_of(list.begin(), list.end(), f);
-  };
-  const bool pure = all(c.layers, is("mamba"));
-  const bool three = !pure && c.layers.size() % 3 == 0 && c.layers.size() >= 3 &&
-                     is("mamba")(c.layers[0]) && is("attention")(c.layers[1]);
-  const Index per_block = pure ? 1 : three ? 3 : 2;
-  const std::vector<Json> blocks = mixers(c, per_block);
-  const bool mega = !blocks.empty() && all(blocks, is("mega_s6"));
-  const Json attention = first_of(c, "attention");
-  const Index heads =
-      attention.value("heads", 2 * first_of(c, "retention").value("heads", Index{1}));
-  const auto first = [](Index) { return Index{0}; };
-  const auto last = [](Index p) { return p - 1; };
-  const auto period = [&](const char* type) -> Index {
-    if (std::none_of(blocks.begin(), blocks.end(), is(type))) return -1;
-    return period_of(blocks, is(type), first);
-  };
-  // A block of full attention among windowed ones; all of them, where no window is named.
-  Index window = -1;
-  for (const Json& block : blocks)
-    if (is("attention")(block)) window = std::max(window, block.value("window", Index{-1}));
-  const bool mixed = window > 0 && !all(blocks, [&](const Json& block) {
-                       return !is("attention")(block) || block.contains("window");
-                     });
-  const auto is_full = [&](const Json& block) {
-    return is("attention")(block) && !block.contains("window");
-  };
-  const bool mlp2 = !pure && !three && std::any_of(blocks.begin(), blocks.end(), is("swiglu"));
-  const char* stand_in = mlp2 ? "swiglu" : "mamba";
-  Index mamba_period = pure || three ? -1 : period(stand_in);
-  Json positions;
-  if (mamba_period == 0) {  // no period: the blocks of attention are listed
-    std::string list;
-    for (std::size_t i = 0; i < blocks.size(); ++i)
-      if (is("attention")(blocks[i])) list += (list.empty() ? "" : ",") + std::to_string(i);
-    positions = "[" + list + "]";
-    mamba_period = -1;
-  }
-  constexpr Index kNever = 1'000'000;
-  return {{"org", "Microsoft"},
-          {"name", c.name},
-          {"block_size", c.context},
-          {"vocab_size", c.vocab},
-          {"padding_multiple", 64},
-          {"padded_vocab_size", c.vocab},
-          {"n_layer", static_cast<Index>(c.layers.size()) / per_block},
-          {"n_head", heads},
-          {"n_embd", c.d_model},
-          {"rotary_percentage", 1.0},
-          {"parallel_residual", false},
-          {"shared_attention_norm", false},
-          {"bias", false},
-          {"local_window", window},
-          {"mlp", true},
-          {"full_per_layer", mixed ? period_of(blocks, is_full, last) : kNever},
-          {"mb_per_layer", mamba_period},
-          {"ret_per_layer", period("retention")},
-          {"gla_per_layer", period("gla")},
-          {"nope", !attention.value("rope", true)},
-          {"mamba", pure},
-          {"sc_attn", attention.value("short_conv", Index{0}) > 0},
-          {"rms_norm", true},
-          {"residual_in_fp32", true},
-          {"fused_add_norm", true},
-          {"mamba_init", c.tied},
-          {"attn_layer_pos", positions},
-          {"use_mega", mega},
-          {"mega_chunk", first_of(c, "mega_s6").value("chunk", Index{2048})},
-          {"abl_mamba", mlp2},
-          {"mamba_swa_mlp", three},
-          {"n_query_groups", attention.value("kv_heads", heads)},
-          {"_norm_class", "FusedRMSNorm"},
-          {"norm_eps", c.norm_eps},
-          {"_mlp_class", "LLaMAMLP"},
-          {"intermediate_size", pure ? 4 * c.d_model : c.layers.back().value("d_ff", Index{1})},
-          {"condense_ratio", 1}};
+  if (!first_of(c, "parallel").contains("layers")) return LitGptWriter(c).config();
+  ModelConfig in_a_row = c;
+  in_a_row.layers.clear();
+  for (const Json& step : c.layers)
+    for (const Json& layer : step.value("layers", Json::array({step})))
+      in_a_row.layers.push_back(layer);
+  Json config = LitGptWriter(in_a_row).config();
+  config["parallel_residual"] = config["shared_attention_norm"] = true;
+  return config;
 }
 
 Layout lit_gpt_layout(const Json& config, const std::string& place) {
