@@ -11,6 +11,7 @@
 #include "core/fields.h"
 #include "core/progress.h"
 #include "core/table.h"
+#include "eval/comparison.h"
 #include "eval/run_report.h"
 #include "model/folder.h"
 #include "text/tokenizer.h"
@@ -33,7 +34,7 @@ struct Options {
     f("data", data, "folder that `prepare` wrote; its split \"validation\" where it has one");
     f("lengths", lengths, "context lengths; default: 1, 2, 3 and 4 times the training length");
     f("sequences", sequences, "sequences at most, each of the longest length");
-    f("report", report, "write an HTML report of the model and its training to this file");
+    f("report", report, "write an HTML report of the models and their training to this file");
     f("prompt", prompt, "text that the report's sample continues; may be repeated");
     f("tokens", tokens, "new tokens of a sample");
     f("self_extend", self_extend, kSelfExtendHelp);
@@ -42,10 +43,11 @@ struct Options {
 };
 
 constexpr const char* kUsage =
-    "sambalm eval perplexity MODEL --data FOLDER\n\n"
+    "sambalm eval perplexity MODEL... --data FOLDER\n\n"
     "Perplexity by context length: for each length L the exponential of the mean loss over the "
     "first\n"
-    "L predictions of each sequence. Below what training saw it should fall, beyond it not rise.";
+    "L predictions of each sequence. Below what training saw it should fall, beyond it not rise. "
+    "Several\nmodels are set side by side, in the report with their training curves and speeds.";
 
 std::string fixed(double value, const char* format) {
   char text[32];
@@ -53,64 +55,112 @@ std::string fixed(double value, const char* format) {
   return text;
 }
 
-void write(const Options& options, const ModelSource& source, Model& model,
-           const std::vector<LengthLoss>& losses, Index sequences) {
-  Report report = run_report(source, model, losses, sequences);
-  if (!options.prompt.empty()) {
-    const Tokenizer tokenizer(source.folder);
-    for (const std::string& prompt : options.prompt)
-      report.samples.push_back(write_sample(model, tokenizer, prompt, options.tokens,
-                                            static_cast<std::uint64_t>(options.common.seed)));
+struct Measured {
+  std::vector<LengthLoss> losses;
+  Index sequences = 0;
+  Report report;  ///< empty unless asked for
+};
+
+Report report_of(const Options& options, const ModelSource& source, Model& model,
+                 const Measured& measured) {
+  Report report = run_report(source, model, measured.losses, measured.sequences);
+  if (options.prompt.empty()) return report;
+  const Tokenizer tokenizer(source.folder);
+  for (const std::string& prompt : options.prompt)
+    report.samples.push_back(write_sample(model, tokenizer, prompt, options.tokens,
+                                          static_cast<std::uint64_t>(options.common.seed)));
+  return report;
+}
+
+Measured measure(const Options& options, const std::string& name, const TokenWindows& windows,
+                 Stream& stream) {
+  ModelSource source = open_model(name);
+  apply_self_extend(source, options.self_extend);
+  if (const std::string own = find_tokenizer(source.folder); !own.empty())
+    windows.expect_tokenizer(Tokenizer(own).hash());
+  const auto model = load_model(source, stream, options.common.element_type(), false);
+  model->pack();
+  Measured measured;
+  measured.sequences = std::min(windows.count(), options.sequences);
+  Progress progress({.label = "perplexity of " + name,
+                     .unit = "tokens",
+                     .total = static_cast<double>(measured.sequences * options.lengths.back()),
+                     .quiet = options.common.quiet});
+  measured.losses = validate(*model, windows, options.lengths, measured.sequences, [&](Index done) {
+    progress.update(static_cast<double>(done * options.lengths.back()));
+  });
+  progress.finish();
+  if (!options.report.empty()) measured.report = report_of(options, source, *model, measured);
+  return measured;
+}
+
+void print_one(const Measured& measured) {
+  Table table({"length", "loss", "perplexity"});
+  for (const LengthLoss& l : measured.losses)
+    table.add({std::to_string(l.length), fixed(l.loss, "%.4f"), fixed(std::exp(l.loss), "%.3f")});
+  table.print(std::cout);
+}
+
+/// A row for each model, a column for each length.
+void print_several(const std::vector<std::string>& names, const std::vector<Measured>& all) {
+  std::vector<std::string> head{"perplexity"};
+  for (const LengthLoss& l : all.front().losses) head.push_back("at " + std::to_string(l.length));
+  Table table(head);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    std::vector<std::string> row{names[i]};
+    for (const LengthLoss& l : all[i].losses) row.push_back(fixed(std::exp(l.loss), "%.3f"));
+    table.add(row);
   }
-  watch_interrupts();  // the file appears whole or not at all
-  write_report(options.report, report);
+  table.print(std::cout);
+}
+
+Json json_of(const std::string& name, const Measured& measured) {
+  Json rows = Json::array();
+  for (const LengthLoss& l : measured.losses)
+    rows.push_back({{"length", l.length}, {"loss", l.loss}, {"perplexity", std::exp(l.loss)}});
+  return {{"model", name}, {"sequences", measured.sequences}, {"lengths", rows}};
 }
 
 int perplexity(std::vector<std::string> words) {
+  constexpr std::size_t kMostModels = 64;
   Options options;
-  if (!parse(options, words, kUsage, 1, 1)) return 0;
+  if (!parse(options, words, kUsage, 1, kMostModels)) return 0;
   if (options.data.empty()) throw UsageError("expected --data FOLDER");
   if (options.sequences < 1) fail("sequences: expected at least 1, found ", options.sequences);
-  ModelSource source = open_model(words[0]);
-  apply_self_extend(source, options.self_extend);
-  if (source.folder.empty())
-    fail(words[0], ": a preset has no weights; train it first: sambalm train ", words[0]);
+  for (const std::string& name : words)
+    if (open_model(name).folder.empty())
+      fail(name, ": a preset has no weights; train it first: sambalm train ", name);
   if (options.lengths.empty())
     for (const Index times : {1, 2, 3, 4})
-      options.lengths.push_back(times * source.layout.config.context);
+      options.lengths.push_back(times * open_model(words[0]).layout.config.context);
   std::sort(options.lengths.begin(), options.lengths.end());
   for (const Index length : options.lengths) expect_size("eval", "lengths", length);
 
   const TokenWindows windows(find_split(options.data, "validation"), options.lengths.back() + 1);
-  if (const std::string own = find_tokenizer(source.folder); !own.empty())
-    windows.expect_tokenizer(Tokenizer(own).hash());
   Stream stream = options.common.stream();
-  const auto model = load_model(source, stream, options.common.element_type(), false);
-  model->pack();
+  std::vector<Measured> all;
+  for (const std::string& name : words) all.push_back(measure(options, name, windows, stream));
 
-  const Index count = std::min(windows.count(), options.sequences);
-  Progress progress({.label = "perplexity",
-                     .unit = "tokens",
-                     .total = static_cast<double>(count * options.lengths.back()),
-                     .quiet = options.common.quiet});
-  const std::vector<LengthLoss> losses = validate(
-      *model, windows, options.lengths, count,
-      [&](Index done) { progress.update(static_cast<double>(done * options.lengths.back())); });
-  progress.finish();
-
-  Table table({"length", "loss", "perplexity"});
-  Json rows = Json::array();
-  for (const LengthLoss& l : losses) {
-    table.add({std::to_string(l.length), fixed(l.loss, "%.4f"), fixed(std::exp(l.loss), "%.3f")});
-    rows.push_back({{"length", l.length}, {"loss", l.loss}, {"perplexity", std::exp(l.loss)}});
-  }
   if (options.common.json != "-") {
-    table.print(std::cout);
-    std::cout << count << " sequences of " << options.lengths.back() << " tokens from "
-              << windows.folder() << '\n';
+    if (all.size() == 1)
+      print_one(all.front());
+    else
+      print_several(words, all);
+    std::cout << all.front().sequences << " sequences of " << options.lengths.back()
+              << " tokens from " << windows.folder() << '\n';
   }
-  if (!options.report.empty()) write(options, source, *model, losses, count);
-  options.common.write_result({{"model", words[0]}, {"sequences", count}, {"lengths", rows}});
+  if (!options.report.empty()) {
+    watch_interrupts();  // the file appears whole or not at all
+    std::vector<Report> reports;
+    for (Measured& measured : all) reports.push_back(std::move(measured.report));
+    if (reports.size() == 1)
+      write_report(options.report, reports.front());
+    else
+      write_comparison(options.report, reports);
+  }
+  Json rows = Json::array();
+  for (std::size_t i = 0; i < all.size(); ++i) rows.push_back(json_of(words[i], all[i]));
+  options.common.write_result(rows.size() == 1 ? rows[0] : Json{{"models", rows}});
   return 0;
 }
 

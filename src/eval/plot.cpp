@@ -147,11 +147,11 @@ std::string element_line(std::string_view css, double x1, double y1, double x2, 
 }
 
 /// One of four shapes around a point, so that curves differ in more than their colour.
-std::string mark_path(std::size_t colour, double x, double y) {
+std::string mark_path(std::size_t series, double x, double y) {
   constexpr std::string_view kShapes[] = {"m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
                                           "m-3.6 -3.6h7.2v7.2h-7.2z", "m0 -4.8l4.6 8.2h-9.2z",
                                           "m0 -5l5 5l-5 5l-5 -5z"};
-  return text_of("M", coordinate(x), " ", coordinate(y), kShapes[colour % 4]);
+  return text_of("M", coordinate(x), " ", coordinate(y), kShapes[series % 4]);
 }
 
 struct Tick {
@@ -212,9 +212,10 @@ class Drawing {
   void draw_series(std::size_t i);
   std::string curve(const Series& series) const;
   void draw_values(const Series& series);
-  void draw_targets(const Series& series, std::size_t colour);
-  std::string css(std::string_view name, std::size_t colour) const {
-    return text_of(name, " s", colour + 1);
+  void draw_targets(const Series& series, std::size_t number);
+  /// Classes of what belongs to a series. Where colours come round again, curves are dashed.
+  std::string css(std::string_view name, std::size_t series) const {
+    return text_of(name, " s", series % kColours + 1, series >= kColours ? " again" : "");
   }
 
   const Chart& chart_;
@@ -280,11 +281,11 @@ void Drawing::place_axes() {
 void Drawing::draw_legend() {
   for (const Entry& entry : legend_) {
     const Series& series = chart_.series[entry.series];
-    const std::size_t colour = entry.series % kColours;
-    out_ += element_line(css("curve", colour), entry.x + 1, entry.y - 4, entry.x + 21, entry.y - 4);
+    out_ += element_line(css("curve", entry.series), entry.x + 1, entry.y - 4, entry.x + 21,
+                         entry.y - 4);
     if (has_marks(series)) {
-      out_ += text_of("<path class=\"", css("mark", colour), "\" d=\"",
-                      mark_path(colour, entry.x + 11, entry.y - 4), "\"/>\n");
+      out_ += text_of("<path class=\"", css("mark", entry.series), "\" d=\"",
+                      mark_path(entry.series, entry.x + 11, entry.y - 4), "\"/>\n");
     }
     out_ += element_text("name", entry.x + 28, entry.y, "start", series.name);
   }
@@ -362,9 +363,8 @@ std::string Drawing::curve(const Series& series) const {
 
 void Drawing::draw_series(std::size_t i) {
   Series series = chart_.series[i];
-  const std::size_t colour = i % kColours;
   const auto draw_curve = [&](std::string_view kind) {
-    out_ += text_of("<path class=\"", css(kind, colour), "\" d=\"", curve(series), "\"/>\n");
+    out_ += text_of("<path class=\"", css(kind, i), "\" d=\"", curve(series), "\"/>\n");
   };
   const std::size_t reach =
       series.style == Series::Style::averaged ? averaging_reach(series.x.size()) : 0;
@@ -377,12 +377,12 @@ void Drawing::draw_series(std::size_t i) {
     std::string marks;
     for (std::size_t p = 0; p < series.x.size(); ++p) {
       if (!drawable(chart_, series, p)) continue;
-      marks += mark_path(colour, x_.at(series.x[p]), y_.at(series.y[p]));
+      marks += mark_path(i, x_.at(series.x[p]), y_.at(series.y[p]));
     }
-    out_ += text_of("<path class=\"", css("mark", colour), "\" d=\"", marks, "\"/>\n");
+    out_ += text_of("<path class=\"", css("mark", i), "\" d=\"", marks, "\"/>\n");
   }
   if (series.style == Series::Style::valued) draw_values(series);
-  draw_targets(series, colour);
+  draw_targets(series, i);
 }
 
 void Drawing::draw_values(const Series& series) {
@@ -407,13 +407,13 @@ void Drawing::draw_values(const Series& series) {
   }
 }
 
-void Drawing::draw_targets(const Series& series, std::size_t colour) {
+void Drawing::draw_targets(const Series& series, std::size_t number) {
   const std::size_t step = (series.x.size() + kTargets - 1) / kTargets;
   // From the last point backwards: the final value is the one that is looked for.
   for (std::size_t back = 0; back < series.x.size(); back += step) {
     const std::size_t p = series.x.size() - 1 - back;
     if (!drawable(chart_, series, p)) continue;
-    out_ += text_of("<circle class=\"", css("target", colour), "\" cx=\"",
+    out_ += text_of("<circle class=\"", css("target", number), "\" cx=\"",
                     coordinate(x_.at(series.x[p])), "\" cy=\"", coordinate(y_.at(series.y[p])),
                     "\" r=\"7\"><title>", escaped(series.name), ": ", coordinate(series.y[p], 4),
                     " at ", value_text(chart_.x, series.x[p]), " ", escaped(chart_.x.label),
@@ -513,6 +513,7 @@ std::string chart_style() {
 .chart .pointer { stroke: var(--chart-soft); stroke-dasharray: 4 4; }
 .chart .curve { fill: none; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round; }
 .chart .faint { stroke-width: 1; opacity: 0.35; }
+.chart .curve.again { stroke-dasharray: 5 5; }
 .chart .mark { stroke: var(--chart-ground); stroke-width: 1.5; }
 .chart .target { fill: transparent; stroke: none; }
 .chart .s1 { --c: var(--s1); } .chart .s2 { --c: var(--s2); } .chart .s3 { --c: var(--s3); }

@@ -29,13 +29,21 @@ struct Sample {
   std::string settings;  ///< "temperature 0.8, top-p 0.95, seed 1"; may be empty
 };
 
+/// What a comparison says of a model.
+struct ModelSize {
+  Index parameters = 0;
+  Index state_bytes = 0;         ///< of a sequence of the training length
+  double tokens_per_second = 0;  ///< of training, the median step; 0: not known
+};
+
 /// What a run is to tell about itself. All text may hold any bytes. What is empty is left out.
 struct Report {
   std::string title = {};
   std::string subtitle = {};          ///< one sentence on what was done
   std::vector<Fact> highlights = {};  ///< up to four, shown large
-  std::vector<Fact> summary = {};     ///< model, parameters, data, tokens, time, losses ...
-  Series training = {};               ///< x tokens, y nats per token
+  ModelSize size = {};
+  std::vector<Fact> summary = {};  ///< model, parameters, data, tokens, time, losses ...
+  Series training = {};            ///< x tokens, y nats per token
   std::vector<Series> validation = {};
   std::vector<LengthScore> lengths = {};  ///< in order of length
   Index training_length = 0;              ///< tokens; 0: not known

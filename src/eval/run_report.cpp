@@ -1,11 +1,13 @@
 #include "eval/run_report.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/files.h"
 #include "core/human.h"
 #include "core/json.h"
 #include "generate/engine.h"
@@ -73,6 +75,14 @@ void add_training(Report& report, const TrainingHistory& history) {
       seconds += static_cast<double>(step.tokens - before) / step.tokens_per_second;
     before = step.tokens;
   }
+  std::vector<double> rates;
+  for (const StepRecord& step : history.steps)
+    if (step.tokens_per_second > 0) rates.push_back(step.tokens_per_second);
+  if (!rates.empty()) {
+    const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
+    std::nth_element(rates.begin(), middle, rates.end());
+    report.size.tokens_per_second = *middle;
+  }
   report.summary.push_back({"Time in training steps", human_seconds(seconds)});
   report.summary.push_back({"Last training loss", fixed(last.loss, 3) + " nats per token"});
   const auto detail = [&](const std::string& title, const std::string& unit, auto value) {
@@ -104,6 +114,8 @@ Report run_report(const ModelSource& source, const Model& model,
       {"State of a sequence", human_bytes(static_cast<double>(model.state_bytes(config.context)))},
       {"Vocabulary", std::to_string(config.vocab)}};
   report.training_length = config.context;
+  report.size.parameters = model.parameter_count();
+  report.size.state_bytes = model.state_bytes(config.context);
   for (const LengthLoss& l : lengths)
     report.lengths.push_back({l.length, l.loss, l.length * sequences});
   if (!lengths.empty())
@@ -116,7 +128,7 @@ Report run_report(const ModelSource& source, const Model& model,
          fixed(std::exp(lengths.back().loss), 2)});
   add_training(report, history_of(source));
   const fs::path path = fs::path(source.folder) / "config.json";
-  report.config = read_json(path.string()).dump(2);
+  if (exists(path.string())) report.config = read_json(path.string()).dump(2);
   report.version = SAMBA_VERSION;
   report.date = today();
   return report;

@@ -18,8 +18,8 @@ namespace {
 /// it where the scheme leaves a linear layer as its constructor drew it.
 Init projection(const Plan& plan, Index inputs, Index outputs) {
   if (plan.scheme().neox) return plan.scheme().linear(inputs);
-  return {Init::Kind::uniform,
-          std::exp2(-2.5) * std::sqrt(6.0 / static_cast<double>(inputs + outputs))};
+  return {Init::Kind::uniform, std::exp2(-2.5) * std::sqrt(6.0 / (static_cast<double>(inputs) +
+                                                                  static_cast<double>(outputs)))};
 }
 
 Init residual(const Plan& plan, Index inputs, Index outputs) {
@@ -35,6 +35,11 @@ Index checked_heads(const Plan& plan, const Config& c) {
   if (c.short_conv != 0) expect_size(plan.place(), "short_conv", c.short_conv);
   if (!(c.norm_eps >= 0)) fail(plan.place(), ": norm_eps: expected 0 or more, found ", c.norm_eps);
   return c.heads;
+}
+
+Index checked_rank(const Plan& plan, Index rank) {
+  expect_size(plan.place(), "gate_rank", rank);
+  return rank;
 }
 
 }  // namespace
@@ -203,10 +208,8 @@ Gla::Gla(const Config& c, Index d_model, const Plan& plan)
     : LinearAttention(
           {checked_heads(plan, c), head_width(plan, "expand_k", c.expand_k, d_model, c.heads),
            head_width(plan, "expand_v", c.expand_v, d_model, c.heads), c.short_conv, c.norm_eps,
-           c.gate_rank, 0},
-          d_model, plan) {
-  expect_size(plan.place(), "gate_rank", c.gate_rank);
-}
+           checked_rank(plan, c.gate_rank), 0},
+          d_model, plan) {}
 
 Retention::Retention(const Config& c, Index d_model, const Plan& plan)
     : LinearAttention(

@@ -174,7 +174,7 @@ TEST(Interrupted, CommandsWithNothingToSaveStopAtOnce) {
   EXPECT_EQ(tokenizer.end().code, 130);
 
   Program bench(place.path(), {"bench", "run", "--rounds", "1000000"}, {});
-  std::this_thread::sleep_for(50ms);
+  ASSERT_TRUE(wait_for(bench, [&] { return bench.catches(SIGINT); }));
   bench.send(SIGINT);
   EXPECT_EQ(bench.end().code, 130);
   EXPECT_EQ(place.listing(), before);

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 
 #include "core/rng.h"
 #include "model/bytes.h"
@@ -89,6 +90,17 @@ Program::~Program() {
 
 void Program::send(int signal) const {
   ::kill(process_, signal);
+}
+
+bool Program::catches(int signal) const {
+  std::ifstream status(text_of("/proc/", process_, "/status"));
+  for (std::string word; status >> word;) {
+    if (word != "SigCgt:") continue;
+    std::string mask;
+    status >> mask;
+    return (std::stoull(mask, nullptr, 16) >> (signal - 1) & 1) != 0;
+  }
+  return false;
 }
 
 bool Program::runs() {

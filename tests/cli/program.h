@@ -40,6 +40,8 @@ class Program {
   Program& operator=(const Program&) = delete;
 
   void send(int signal) const;
+  /// Whether it has said what is to happen at a signal: before that the signal just ends it.
+  bool catches(int signal) const;
   /// Whether it has not ended yet.
   bool runs();
   /// Waits for its end.

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/utf8.h"
+#include "eval/comparison.h"
 #include "eval/markup.h"
 
 namespace samba {
@@ -316,6 +317,47 @@ TEST(Report, IsWrittenWholeOrNotAtAll) {
   EXPECT_EQ(read_text(path), report_html(full_report()));
   EXPECT_THROW(write_report(folder + "/none/report.html", full_report()), Error);
   std::filesystem::remove_all(folder);
+}
+
+/// Eight runs that differ in their losses.
+std::vector<Report> several_reports() {
+  std::vector<Report> reports;
+  for (int i = 0; i < 8; ++i) {
+    Report report = full_report();
+    report.title = "run " + std::to_string(i) + " <&>";
+    report.size = {2'000'000 + i, 1 << 20, 1000.0 + i};
+    for (LengthScore& score : report.lengths) score.loss += 0.01 * ((i + 3) % 8);
+    reports.push_back(report);
+  }
+  return reports;
+}
+
+TEST(Comparison, SetsModelsSideBySide) {
+  const Node page = parsed(comparison_html(several_reports()));
+  EXPECT_EQ(page.all("h1").at(0)->all_text(), "8 models side by side");
+  ASSERT_EQ(page.all("tbody").size(), 1u);
+  const std::vector<const Node*> rows = page.all("tbody").at(0)->all("tr");
+  ASSERT_EQ(rows.size(), 8u);
+  EXPECT_EQ(rows[3]->children.at(0).all_text(), "run 3 <&>");
+  // The sixth has the least loss at every length.
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    EXPECT_EQ(rows[i]->all("b").size(), i == 5 ? 3u : 0u) << i;
+  // Every model in the legend of both charts, on wide and on narrow screens; the last two curves of
+  // each have colours that come round again, and are dashed.
+  EXPECT_EQ(page.of_class("name").size(), 8u * 4);
+  for (const Node* svg : page.all("svg")) {
+    std::size_t dashed = 0;
+    for (const Node* curve : svg->of_class("curve"))
+      dashed += curve->name == "path" && curve->has_class("again");
+    EXPECT_EQ(dashed, 2u);
+  }
+}
+
+TEST(Comparison, RefusesModelsThatWereMeasuredOtherwise) {
+  std::vector<Report> reports = several_reports();
+  reports[1].lengths.pop_back();
+  EXPECT_THROW(comparison_html(reports), Error);
+  EXPECT_THROW(comparison_html({}), Error);
 }
 
 TEST(Chart, DrawsInsideItself) {

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "eval/report.h"
+
+namespace samba {
+
+/// Several measured models side by side: a table of sizes, speeds and perplexities, their training
+/// curves in one chart, their perplexities by context length in another. Reports are as
+/// run_report() makes them, of models that were measured at the same lengths.
+std::string comparison_html(const std::vector<Report>& reports);
+
+/// Writes comparison_html to the path, whole or not at all. Throws an Error that names the path.
+void write_comparison(const std::string& path, const std::vector<Report>& reports);
+
+}  // namespace samba
