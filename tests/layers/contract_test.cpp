@@ -105,11 +105,15 @@ TEST_P(Contract, MatchesFloat64) {
   SmallLayer small = make(), exact(GetParam().entry, Tier::plain, DType::f64);
   const Host x = input(1), dy = input(2);
   const std::vector<Host> actual = results(small, x, dy), expected = results(exact, x, dy);
-  // A norm inside a layer divides by what may be a sum that cancels almost: how far a rounding of
-  // the inputs carries is measured.
+  // Gated linear attention norms inside itself, where a sum may cancel almost; Mega-S6 is two
+  // layers in a row. How far a rounding of their inputs carries is measured. The others need no
+  // leave.
+  const std::string type = GetParam().entry.at("type").get<std::string>();
+  std::vector<int> seeds;
+  if (type == "gla" || type == "mega_s6") seeds = {1000, 2000, 3000, 4000};
   std::vector<Host> spread;
   for (const Host& e : expected) spread.emplace_back(e.rows, 1);
-  for (const int seed : {1000, 2000, 3000, 4000}) {
+  for (const int seed : seeds) {
     SmallLayer moved(GetParam().entry, Tier::plain, DType::f64);
     moved.shake(dtype(), seed);
     const std::vector<Host> near = results(moved, shaken(x, dtype(), seed), dy);
