@@ -3,14 +3,13 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
 #include "kernels/probe.h"
 #include "kernels/run.h"
+#include "measure.h"
 
 // Attention over whole sequences, its gradients, and one token at a time from rings. Columns:
 //   GFLOP/s, share   of multiplications and additions on pairs inside the window; share of the
@@ -38,27 +37,6 @@ std::string name_of(const Case& c) {
   return text_of("attention/", kinds[static_cast<int>(c.kind)], '/', samba::name_of(c.tier), '/',
                  samba::name_of(c.dtype), "/heads:", c.heads.heads, ':', c.heads.kv_heads, 'x',
                  c.heads.width, "/rows:", c.rows, "/window:", c.window);
-}
-
-Matrix random_matrix(Stream& stream, DType dtype, Index rows, Index cols) {
-  Matrix m(stream, dtype, rows, cols);
-  std::uint32_t state = 1;
-  for (Index r = 0; r < rows; ++r)
-    for (Index c = 0; c < cols; ++c) {
-      state = state * 1664525u + 1013904223u;
-      const float value = static_cast<float>(state >> 8) * 0x1p-22f - 2;
-      if (dtype == DType::f32)
-        m.row<float>(r)[c] = value;
-      else
-        m.row<Bf16>(r)[c] = Bf16(value);
-    }
-  return m;
-}
-
-double seconds(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 /// What one call computes or reads.

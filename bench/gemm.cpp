@@ -1,9 +1,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <dnnl.hpp>
-#include <functional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -13,6 +11,7 @@
 #include "kernels/linear.h"
 #include "kernels/probe.h"
 #include "kernels/run.h"
+#include "measure.h"
 
 // Linear and its gradients beside oneDNN, which runs the same product in turns with ours. Columns:
 //   GFLOP/s, GB/s   ours; GB/s counts every operand once
@@ -37,27 +36,6 @@ std::string name_of(const Case& c) {
   const char* kinds[] = {"unpacked", "packed", "dx", "dw"};
   return text_of("gemm/", kinds[static_cast<int>(c.kind)], '/', samba::name_of(c.tier), '/',
                  samba::name_of(c.dtype), '/', c.outputs, 'x', c.inputs, "/rows:", c.rows);
-}
-
-Matrix random_matrix(Stream& stream, DType dtype, Index rows, Index cols) {
-  Matrix m(stream, dtype, rows, cols);
-  std::uint32_t state = 1;
-  for (Index r = 0; r < rows; ++r)
-    for (Index c = 0; c < cols; ++c) {
-      state = state * 1664525u + 1013904223u;
-      const float value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
-      if (dtype == DType::f32)
-        m.row<float>(r)[c] = value;
-      else
-        m.row<Bf16>(r)[c] = Bf16(value);
-    }
-  return m;
-}
-
-double seconds(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 /// oneDNN's matrix product of [rows, depth] and [depth, cols], the memory of which may lie
@@ -111,9 +89,9 @@ class OneDnn {
 /// Everything that a case multiplies.
 struct Data {
   Data(Stream& stream, const Case& c)
-      : x(random_matrix(stream, c.dtype, c.rows, c.inputs)),
-        w(random_matrix(stream, c.dtype, c.outputs, c.inputs)),
-        dy(random_matrix(stream, c.dtype, c.rows, c.outputs)),
+      : x(random_matrix(stream, c.dtype, c.rows, c.inputs, 0.5f)),
+        w(random_matrix(stream, c.dtype, c.outputs, c.inputs, 0.5f)),
+        dy(random_matrix(stream, c.dtype, c.rows, c.outputs, 0.5f)),
         y(stream, c.dtype, c.rows, c.outputs),
         dx(stream, c.dtype, c.rows, c.inputs),
         dw(stream, DType::f32, c.outputs, c.inputs),

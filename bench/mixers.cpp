@@ -1,8 +1,6 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +16,7 @@
 #include "kernels/selective_scan.h"
 #include "kernels/silu.h"
 #include "kernels/swiglu.h"
+#include "measure.h"
 
 // What the mixers other than attention and Mamba do between their projections, in turns with
 // attention alone of as many channels in heads of 128. Gated linear attention and retention with
@@ -40,21 +39,6 @@ struct Case {
   Index rows;  ///< tokens of one sequence
   Index window;
 };
-
-Matrix random_matrix(Stream& stream, DType dtype, Index rows, Index cols, float scale = 1) {
-  Matrix m(stream, dtype, rows, cols);
-  std::uint32_t state = 1;
-  for (Index r = 0; r < rows; ++r)
-    for (Index c = 0; c < cols; ++c) {
-      state = state * 1664525u + 1013904223u;
-      const float value = scale * (static_cast<float>(state >> 8) * 0x1p-22f - 2);
-      if (dtype == DType::f32)
-        m.row<float>(r)[c] = value;
-      else
-        m.row<Bf16>(r)[c] = Bf16(value);
-    }
-  return m;
-}
 
 class Core {
  public:
@@ -155,10 +139,10 @@ class MegaS6 final : public Core {
     g_bc_ = Matrix(stream, c.dtype, n_, 2 * kState);
     qk_ = Matrix(stream, c.dtype, n_, 4 * kZ);
     g_qk_ = Matrix(stream, c.dtype, n_, 4 * kZ);
-    taps_ = random_matrix(stream, DType::f32, d_, 4, 0.2f);
+    taps_ = random_matrix(stream, DType::f32, d_, 4, 0.4f);
     a_log_ = random_matrix(stream, DType::f32, d_, kState);
     vector_ = random_matrix(stream, DType::f32, 1, d_);
-    small_ = random_matrix(stream, DType::f32, 2, kZ, 0.1f);
+    small_ = random_matrix(stream, DType::f32, 2, kZ, 0.2f);
     for (Matrix* m : {&g_taps_, &g_a_log_, &g_vector_, &g_small_, &g_x_, &lse_, &states_})
       *m = m == &g_taps_     ? Matrix(stream, DType::f32, d_, 4)
            : m == &g_a_log_  ? Matrix(stream, DType::f32, d_, kState)
@@ -356,12 +340,6 @@ class Alone final : public Core {
   op::Heads heads_;
   Index window_;
 };
-
-double seconds(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 void run_case(benchmark::State& state, const Case& c) {
   Stream stream(0, c.tier);

@@ -1,10 +1,8 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "core/error.h"
@@ -12,6 +10,7 @@
 #include "kernels/probe.h"
 #include "kernels/run.h"
 #include "kernels/selective_scan.h"
+#include "measure.h"
 
 // The selective scan and the convolution before it. Columns:
 //   G/s     states (elements for the convolution) per second
@@ -39,29 +38,6 @@ std::string name_of(const Case& c) {
                  samba::name_of(c.dtype), '/', c.spans, 'x', c.length, "/channels:", c.channels);
 }
 
-/// Numbers spread evenly over middle - spread .. middle + spread.
-Matrix spread_matrix(Stream& stream, DType dtype, Index rows, Index cols, float middle,
-                     float spread) {
-  Matrix m(stream, dtype, rows, cols);
-  std::uint32_t state = 1;
-  for (Index r = 0; r < rows; ++r)
-    for (Index c = 0; c < cols; ++c) {
-      state = state * 1664525u + 1013904223u;
-      const float value = middle + spread * (static_cast<float>(state >> 8) * 0x1p-23f - 1.0f);
-      if (dtype == DType::f32)
-        m.row<float>(r)[c] = value;
-      else
-        m.row<Bf16>(r)[c] = Bf16(value);
-    }
-  return m;
-}
-
-double seconds(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 /// Everything that the four ops read and write.
 struct Operands {
   std::vector<Span> spans;
@@ -77,10 +53,10 @@ struct Operands {
     batch = batch_of(spans);
     const Index n = batch.tokens, e = k.channels;
     const auto rows = [&](Index cols, float middle, float spread) {
-      return spread_matrix(stream, k.dtype, n, cols, middle, spread);
+      return random_matrix(stream, k.dtype, n, cols, spread, middle);
     };
     const auto exact = [&](Index r, Index cols, float middle, float spread) {
-      return spread_matrix(stream, DType::f32, r, cols, middle, spread);
+      return random_matrix(stream, DType::f32, r, cols, spread, middle);
     };
     u = rows(e, 0, 1), dt = rows(e, -1, 2), z = rows(e, 0, 2), y = rows(e, 0, 1);
     b = rows(kStates, 0, 1), c = rows(kStates, 0, 1);

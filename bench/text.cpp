@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <filesystem>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -15,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "measure.h"
 #include "text/corpus.h"
 #include "text/encoder.h"
 #include "text/prepare.h"
@@ -59,12 +58,6 @@ struct Setting {
 Setting& setting() {
   static Setting setting;
   return setting;
-}
-
-double seconds(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 /// Runs `work` for every document, shared out between threads.

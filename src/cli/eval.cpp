@@ -42,12 +42,16 @@ struct Options {
   }
 };
 
+/// What token frequencies alone reach, beside the models.
+constexpr const char* kUnigram = "unigram";
+
 constexpr const char* kUsage =
     "sambalm eval perplexity MODEL... --data FOLDER\n\n"
     "Perplexity by context length: for each length L the exponential of the mean loss over the "
     "first\n"
     "L predictions of each sequence. Below what training saw it should fall, beyond it not rise. "
-    "Several\nmodels are set side by side, in the report with their training curves and speeds.";
+    "Several\nmodels are set side by side, in the report with their training curves and speeds. "
+    "\"unigram\" is the\nperplexity of the tokens' frequencies alone, without any context.";
 
 std::string fixed(double value, const char* format) {
   char text[32];
@@ -94,30 +98,42 @@ Measured measure(const Options& options, const std::string& name, const TokenWin
   return measured;
 }
 
-void print_one(const Measured& measured) {
-  Table table({"length", "loss", "perplexity"});
-  for (const LengthLoss& l : measured.losses)
-    table.add({std::to_string(l.length), fixed(l.loss, "%.4f"), fixed(std::exp(l.loss), "%.3f")});
-  table.print(std::cout);
-}
-
-/// A row for each model, a column for each length.
-void print_several(const std::vector<std::string>& names, const std::vector<Measured>& all) {
-  std::vector<std::string> head{"perplexity"};
-  for (const LengthLoss& l : all.front().losses) head.push_back("at " + std::to_string(l.length));
-  Table table(head);
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    std::vector<std::string> row{names[i]};
-    for (const LengthLoss& l : all[i].losses) row.push_back(fixed(std::exp(l.loss), "%.3f"));
-    table.add(row);
+void print_one(const Measured& measured, const std::vector<LengthLoss>& unigram) {
+  Table table({"length", "loss", "perplexity", kUnigram});
+  for (std::size_t k = 0; k < measured.losses.size(); ++k) {
+    const LengthLoss& l = measured.losses[k];
+    table.add({std::to_string(l.length), fixed(l.loss, "%.4f"), fixed(std::exp(l.loss), "%.3f"),
+               fixed(std::exp(unigram[k].loss), "%.3f")});
   }
   table.print(std::cout);
 }
 
-Json json_of(const std::string& name, const Measured& measured) {
+/// A row for each model, a column for each length.
+void print_several(const std::vector<std::string>& names, const std::vector<Measured>& all,
+                   const std::vector<LengthLoss>& unigram) {
+  std::vector<std::string> head{"perplexity"};
+  for (const LengthLoss& l : all.front().losses) head.push_back("at " + std::to_string(l.length));
+  Table table(head);
+  const auto add = [&](const std::string& name, const std::vector<LengthLoss>& losses) {
+    std::vector<std::string> row{name};
+    for (const LengthLoss& l : losses) row.push_back(fixed(std::exp(l.loss), "%.3f"));
+    table.add(row);
+  };
+  for (std::size_t i = 0; i < all.size(); ++i) add(names[i], all[i].losses);
+  add(kUnigram, unigram);
+  table.print(std::cout);
+}
+
+Json json_of(const std::string& name, const Measured& measured,
+             const std::vector<LengthLoss>& unigram) {
   Json rows = Json::array();
-  for (const LengthLoss& l : measured.losses)
-    rows.push_back({{"length", l.length}, {"loss", l.loss}, {"perplexity", std::exp(l.loss)}});
+  for (std::size_t k = 0; k < measured.losses.size(); ++k) {
+    const LengthLoss& l = measured.losses[k];
+    rows.push_back({{"length", l.length},
+                    {"loss", l.loss},
+                    {"perplexity", std::exp(l.loss)},
+                    {"unigram_entropy", unigram[k].loss}});
+  }
   return {{"model", name}, {"sequences", measured.sequences}, {"lengths", rows}};
 }
 
@@ -141,11 +157,14 @@ int perplexity(std::vector<std::string> words) {
   std::vector<Measured> all;
   for (const std::string& name : words) all.push_back(measure(options, name, windows, stream));
 
+  const std::vector<LengthLoss> unigram =
+      unigram_entropy(windows, options.lengths, options.sequences);
+
   if (options.common.json != "-") {
     if (all.size() == 1)
-      print_one(all.front());
+      print_one(all.front(), unigram);
     else
-      print_several(words, all);
+      print_several(words, all, unigram);
     std::cout << all.front().sequences << " sequences of " << options.lengths.back()
               << " tokens from " << windows.folder() << '\n';
   }
@@ -156,10 +175,10 @@ int perplexity(std::vector<std::string> words) {
     if (reports.size() == 1)
       write_report(options.report, reports.front());
     else
-      write_comparison(options.report, reports);
+      write_comparison(options.report, reports, unigram);
   }
   Json rows = Json::array();
-  for (std::size_t i = 0; i < all.size(); ++i) rows.push_back(json_of(words[i], all[i]));
+  for (std::size_t i = 0; i < all.size(); ++i) rows.push_back(json_of(words[i], all[i], unigram));
   options.common.write_result(rows.size() == 1 ? rows[0] : Json{{"models", rows}});
   return 0;
 }

@@ -38,7 +38,7 @@ std::vector<std::size_t> best_of(const std::vector<Report>& reports) {
   return best;
 }
 
-std::string table(const std::vector<Report>& reports) {
+std::string table(const std::vector<Report>& reports, const std::vector<LengthLoss>& unigram) {
   std::string html =
       "<section>\n<h2>Side by side</h2>\n<table class=\"numbers\">\n<thead><tr>"
       "<th scope=\"col\">Model</th><th scope=\"col\">Parameters</th>"
@@ -61,8 +61,14 @@ std::string table(const std::vector<Report>& reports) {
                       best[k] == i ? "</b>" : "", "</td>");
     html += "</tr>\n";
   }
+  if (!unigram.empty()) {
+    html += "<tr><td>Token frequencies</td><td></td><td></td><td></td><td></td>";
+    for (const LengthLoss& l : unigram) html += text_of("<td>", perplexity(l.loss), "</td>");
+    html += "</tr>\n";
+  }
   return html +
-         "</tbody>\n</table>\n<p class=\"note\">State: bytes that a sequence carries at its "
+         "</tbody>\n</table>\n<p class=\"note\">Token frequencies: what can be known of a token "
+         "without its context. State: bytes that a sequence carries at its "
          "training length. Tokens/s: of training, the median step. Training loss: the mean of the "
          "last tenth of the steps. The best perplexity of each length is bold.</p>\n</section>\n";
 }
@@ -129,7 +135,8 @@ std::string length_section(const std::vector<Report>& reports) {
 
 }  // namespace
 
-std::string comparison_html(const std::vector<Report>& reports) {
+std::string comparison_html(const std::vector<Report>& reports,
+                            const std::vector<LengthLoss>& unigram) {
   if (reports.empty()) fail("comparison: expected at least one model, found none");
   for (const Report& r : reports)
     if (r.lengths.size() != reports.front().lengths.size())
@@ -139,11 +146,12 @@ std::string comparison_html(const std::vector<Report>& reports) {
                     "How they learnt, and how well they predict text at and beyond their training "
                     "length.",
                     reports.front().version, reports.front().date},
-                   table(reports) + loss_section(reports) + length_section(reports));
+                   table(reports, unigram) + loss_section(reports) + length_section(reports));
 }
 
-void write_comparison(const std::string& path, const std::vector<Report>& reports) {
-  write_text(path, comparison_html(reports));
+void write_comparison(const std::string& path, const std::vector<Report>& reports,
+                      const std::vector<LengthLoss>& unigram) {
+  write_text(path, comparison_html(reports, unigram));
 }
 
 }  // namespace samba

@@ -20,4 +20,9 @@ std::vector<LengthLoss> validate(Model&, const TokenWindows& windows,
                                  const std::vector<Index>& lengths, Index most,
                                  const std::function<void(Index)>& progress = {});
 
+/// What a model that ignores its context reaches at best on the same predictions: for each length
+/// the entropy of the ids by how often each stands among them, in nats.
+std::vector<LengthLoss> unigram_entropy(const TokenWindows& windows,
+                                        const std::vector<Index>& lengths, Index most);
+
 }  // namespace samba

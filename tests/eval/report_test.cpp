@@ -333,11 +333,13 @@ std::vector<Report> several_reports() {
 }
 
 TEST(Comparison, SetsModelsSideBySide) {
-  const Node page = parsed(comparison_html(several_reports()));
+  const Node page =
+      parsed(comparison_html(several_reports(), {{512, std::log(400.)}, {1024, 6}, {2048, 6}}));
   EXPECT_EQ(page.all("h1").at(0)->all_text(), "8 models side by side");
   ASSERT_EQ(page.all("tbody").size(), 1u);
   const std::vector<const Node*> rows = page.all("tbody").at(0)->all("tr");
-  ASSERT_EQ(rows.size(), 8u);
+  ASSERT_EQ(rows.size(), 9u);
+  EXPECT_EQ(rows[8]->all("td").at(5)->all_text(), "400");
   EXPECT_EQ(rows[3]->children.at(0).all_text(), "run 3 <&>");
   // The sixth has the least loss at every length.
   for (std::size_t i = 0; i < rows.size(); ++i)
@@ -356,8 +358,8 @@ TEST(Comparison, SetsModelsSideBySide) {
 TEST(Comparison, RefusesModelsThatWereMeasuredOtherwise) {
   std::vector<Report> reports = several_reports();
   reports[1].lengths.pop_back();
-  EXPECT_THROW(comparison_html(reports), Error);
-  EXPECT_THROW(comparison_html({}), Error);
+  EXPECT_THROW(comparison_html(reports, {}), Error);
+  EXPECT_THROW(comparison_html({}, {}), Error);
 }
 
 TEST(Chart, DrawsInsideItself) {

@@ -55,6 +55,21 @@ TEST_P(Validation, OnePassGivesWhatSeparateOnesGive) {
   }
 }
 
+TEST(UnigramEntropy, IsThatOfTheIdsThatArePredicted) {
+  const TemporaryFolder folder;
+  // Two windows of five: 1 2 1 3 | 0 and 2 1 1 1 | 0, of which the first id of each is not
+  // predicted.
+  const std::string data = write_packed(folder / "data", {1, 2, 1, 3, 0, 2, 1, 1, 1, 0});
+  const TokenWindows windows(data, 5);
+  const auto all = unigram_entropy(windows, {1, 3}, 100);
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_NEAR(all[0].loss, std::log(2.), 1e-15);  // 2 and 1
+  // 2 1 3 and 1 1 1: a sixth, four sixths, a sixth
+  EXPECT_NEAR(all[1].loss, std::log(6.) / 3 - 2 * std::log(2. / 3) / 3, 1e-15);
+  EXPECT_NEAR(unigram_entropy(windows, {3}, 1)[0].loss, std::log(3.), 1e-15);
+  EXPECT_THROW(unigram_entropy(windows, {5}, 1), Error);
+}
+
 TEST_P(Validation, EveryWindowCountsTheSame) {
   SmallModel small = model(DType::f64, GetParam());
   const std::string folder = write_packed(folder_ / "short", random_ids(5 * 21, 64, 4));
