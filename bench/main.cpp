@@ -6,6 +6,7 @@
 
 /// Prints what the machine can do, then runs the benchmarks; each states its share of that.
 int main(int argc, char** argv) {
+  samba::limit_spinning(argv);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   const samba::Stream stream;

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <map>
@@ -24,6 +25,16 @@ int usable_cores() {
 }
 
 }  // namespace
+
+void limit_spinning(char** words) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  char program[4096];
+  const ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
+  if (length <= 0) return;
+  program[length] = '\0';
+  setenv("GOMP_SPINCOUNT", "2000", /*overwrite=*/1);
+  execv(program, words);  // where it comes back, the program goes on as it is
+}
 
 const char* name_of(Tier tier) {
   switch (tier) {

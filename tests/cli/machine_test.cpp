@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 
 #include "cli/program.h"
@@ -48,6 +50,26 @@ void expect_failed(const Ended& ended, const std::string& folder, const std::str
   EXPECT_NE(ended.err.find("new"), std::string::npos) << ended.err;
   EXPECT_NE(ended.err.find(reason), std::string::npos) << ended.err;
   EXPECT_EQ(left_in(folder), std::vector<std::string>{});
+}
+
+TEST(BusyCores, WaitingThreadsSleepSoonUnlessTheUserSaysOtherwise) {
+  const auto limit = [](const std::string& more) {
+    const std::string command =
+        "env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT OMP_DISPLAY_ENV=verbose " + more +
+        " " SAMBA_PROGRAM " info --list 2>&1";
+    FILE* pipe = popen(command.c_str(), "r");
+    std::string out;
+    for (int c = 0; (c = std::fgetc(pipe)) != EOF;) out += static_cast<char>(c);
+    EXPECT_EQ(pclose(pipe), 0);
+    // The program starts twice and says so twice: what it ends with counts.
+    const std::string key = "GOMP_SPINCOUNT = '";
+    const std::size_t at = out.rfind(key);
+    EXPECT_NE(at, std::string::npos) << out;
+    return std::strtod(out.c_str() + at + key.size(), nullptr);
+  };
+  EXPECT_EQ(limit(""), 2000);
+  EXPECT_EQ(limit("GOMP_SPINCOUNT=7"), 7);
+  EXPECT_EQ(limit("OMP_WAIT_POLICY=passive"), 0);
 }
 
 TEST(FullDisk, LimitsOnFilesLeaveNothingBehind) {
