@@ -32,7 +32,8 @@ struct Options {
 
   void fields(auto& f) {
     f("data", data, "folder that `prepare` wrote; its split \"validation\" where it has one");
-    f("lengths", lengths, "context lengths; default: 1, 2, 3 and 4 times the training length");
+    f("lengths", lengths,
+      "context lengths; default: 1, 2, 3 and 4 times the (first) model's training length");
     f("sequences", sequences, "sequences at most, each of the longest length");
     f("report", report, "write an HTML report of the models and their training to this file");
     f("prompt", prompt, "text that the report's sample continues; may be repeated");
@@ -80,8 +81,6 @@ Measured measure(const Options& options, const std::string& name, const TokenWin
                  Stream& stream) {
   ModelSource source = open_model(name);
   apply_self_extend(source, options.self_extend);
-  if (const std::string own = find_tokenizer(source.folder); !own.empty())
-    windows.expect_tokenizer(Tokenizer(own).hash());
   const auto model = load_model(source, stream, options.common.element_type(), false);
   model->pack();
   Measured measured;
@@ -153,6 +152,9 @@ int perplexity(std::vector<std::string> words) {
   for (const Index length : options.lengths) expect_size("eval", "lengths", length);
 
   const TokenWindows windows(find_split(options.data, "validation"), options.lengths.back() + 1);
+  for (const std::string& name : words)
+    if (const std::string own = find_tokenizer(open_model(name).folder); !own.empty())
+      windows.expect_tokenizer(Tokenizer(own).hash());
   Stream stream = options.common.stream();
   std::vector<Measured> all;
   for (const std::string& name : words) all.push_back(measure(options, name, windows, stream));

@@ -127,9 +127,14 @@ std::string length_section(const std::vector<Report>& reports) {
     chart.y.high = frame;
     caption += " Curves that leave the frame go on in the table.";
   }
-  if (reports.front().training_length > 0) {
-    chart.mark = static_cast<double>(reports.front().training_length);
-    chart.mark_label = "trained at " + std::to_string(reports.front().training_length);
+  // The chart has room for one mark: models that were trained at several lengths have none.
+  const Index trained = reports.front().training_length;
+  const bool together = std::all_of(reports.begin(), reports.end(), [trained](const Report& r) {
+    return r.training_length == trained;
+  });
+  if (trained > 0 && together) {
+    chart.mark = static_cast<double>(trained);
+    chart.mark_label = "trained at " + std::to_string(trained);
   }
   return text_of("<section>\n<h2>Perplexity by context length</h2>\n",
                  figure(chart, joined(caption, missing_note(chart))), "</section>\n");
@@ -141,9 +146,10 @@ std::string comparison_html(const std::vector<Report>& reports,
                             const std::vector<LengthLoss>& unigram) {
   if (reports.empty()) fail("comparison: expected at least one model, found none");
   for (const Report& r : reports)
-    if (r.lengths.size() != reports.front().lengths.size())
-      fail("comparison: expected the same lengths of every model, found ", r.lengths.size(), " of ",
-           r.title);
+    if (!std::ranges::equal(r.lengths, reports.front().lengths, {}, &LengthScore::length,
+                            &LengthScore::length))
+      fail("comparison: expected models that were measured at the same lengths; those of ", r.title,
+           " are not those of ", reports.front().title);
   return page_html({text_of(reports.size(), " models side by side"),
                     "How they learnt, and how well they predict text at and beyond their training "
                     "length.",

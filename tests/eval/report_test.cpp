@@ -359,7 +359,17 @@ TEST(Comparison, RefusesModelsThatWereMeasuredOtherwise) {
   std::vector<Report> reports = several_reports();
   reports[1].lengths.pop_back();
   EXPECT_THROW(comparison_html(reports, {}), Error);
+  reports = several_reports();
+  ++reports[1].lengths.back().length;
+  EXPECT_THROW(comparison_html(reports, {}), Error);
   EXPECT_THROW(comparison_html({}, {}), Error);
+}
+
+TEST(Comparison, MarksTheTrainingLengthThatAllShare) {
+  std::vector<Report> reports = several_reports();
+  EXPECT_NE(comparison_html(reports, {}).find("trained at"), std::string::npos);
+  reports[1].training_length *= 2;
+  EXPECT_EQ(comparison_html(reports, {}).find("trained at"), std::string::npos);
 }
 
 TEST(Chart, DrawsInsideItself) {
