@@ -106,7 +106,7 @@ std::string length_section(const std::vector<Report>& reports) {
               .x = {.label = "context length, tokens", .log = true},
               .y = {.label = "perplexity"},
               .series = {}};
-  double least = HUGE_VAL, high = 0, trained = 0;
+  double least = HUGE_VAL, high = 0, learnt = 0;
   for (const Report& r : reports) {
     Series series{.name = r.title, .x = {}, .y = {}, .style = Series::Style::marked};
     for (const LengthScore& score : r.lengths) {
@@ -114,14 +114,14 @@ std::string length_section(const std::vector<Report>& reports) {
       series.y.push_back(std::exp(score.loss));
       least = std::min(least, series.y.back());
       high = std::max(high, series.y.back());
-      if (score.length <= r.training_length) trained = std::max(trained, series.y.back());
+      if (score.length <= r.training_length) learnt = std::max(learnt, series.y.back());
     }
     chart.x.ticks = series.x;
     chart.series.push_back(std::move(series));
   }
   // A model that falls apart beyond its training length must not press the others flat.
   constexpr double kTall = 2, kRoom = 1.05;
-  const double frame = std::max(kTall * least, kRoom * trained);
+  const double frame = std::max(kTall * least, kRoom * learnt);
   std::string caption = "Lower is better.";
   if (high > frame) {
     chart.y.high = frame;
