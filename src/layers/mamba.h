@@ -1,20 +1,14 @@
 #pragma once
 
-#include "layers/linear.h"
+#include "layers/s6.h"
 
 namespace samba {
 
-/// Selective state space layer, S6. Gu & Dao 2023, "Mamba", section 3 and algorithm 2.
+/// Selective state space layer. Gu & Dao 2023, "Mamba", figure 3.
 ///
-///   u, z    = x W_inᵀ                             [N, E] each, E = expand * D
-///   u       = silu(conv(u))                       causal and depthwise, d_conv taps
-///   r, B, C = u W_xᵀ                              [N, R], [N, S], [N, S]
-///   dt      = softplus(r W_dtᵀ + b_dt)            [N, E]
-///   h_t     = exp(dt_t A) h_{t-1} + dt_t u_t B_t  [E, S] per sequence, A = -exp(A_log)
-///   y       = (h_t C_t + D u_t) * silu(z_t)       [N, E]
-///   out     = y W_outᵀ                            [N, D]
-///
-/// A sequence's state is h and the last d_conv - 1 rows of u before the convolution.
+///   u, z = x W_inᵀ     [N, E] each, E = expand * D
+///   y    = s6(u, z)    [N, E] (layers/s6.h), z its gate
+///   out  = y W_outᵀ    [N, D]
 class Mamba final : public Layer {
  public:
   struct Config {
@@ -42,34 +36,17 @@ class Mamba final : public Layer {
 
  private:
   struct Saved {
-    Matrix uz;   ///< [N, 2E] after W_in
-    Matrix u;    ///< [N, E] after the convolution
-    Matrix rbc;  ///< [N, R + 2S]
-    Matrix dt;   ///< [N, E] before bias and softplus
-    Matrix y;    ///< [N, E]
-    Matrix h;    ///< [chunks, E * S]: the state before each chunk
+    Matrix uz;  ///< [N, 2E]
+    S6::Saved s6;
   };
-  struct Parts {
-    View u, z, r, b, c;
-  };
-  /// The columns of uz and rbc, or of their gradients.
-  Parts parts(View uz, View rbc) const;
+  /// The halves of uz, or of its gradient.
+  View u(const Matrix& uz) const { return uz.view().columns(0, inner_); }
+  View z(const Matrix& uz) const { return uz.view().columns(inner_, inner_); }
 
   Index inner_;  ///< E
-  Index state_;  ///< S
-  Index taps_;
-  Index rank_;  ///< R
   Linear in_;
-  Parameter& conv_w_;
-  Parameter* conv_bias_;
-  Linear x_;
-  Linear dt_;
-  Parameter& dt_bias_;
-  Parameter& a_log_;
-  Parameter& d_;
+  S6 s6_;
   Linear out_;
-  StateId conv_state_;
-  StateId scan_state_;
   Saved saved_;
 };
 

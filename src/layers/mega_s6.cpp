@@ -6,13 +6,11 @@
 #include "core/error.h"
 #include "core/fields.h"
 #include "kernels/attention.h"
-#include "kernels/causal_conv1d.h"
 #include "kernels/elementwise.h"
 #include "kernels/mega.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/run.h"
-#include "kernels/selective_scan.h"
 #include "kernels/silu.h"
 #include "kernels/swiglu.h"
 
@@ -34,14 +32,8 @@ const MegaS6::Config& checked(const MegaS6::Config& c, const Plan& plan) {
   return c;
 }
 
-Init uniform(double scale) {
-  return {Init::Kind::uniform, scale};
-}
 Init normal() {
   return {Init::Kind::normal, kDeviation};
-}
-double inverse_root(Index n) {
-  return 1 / std::sqrt(static_cast<double>(n));
 }
 /// Mega's own first weights, where the scheme does not draw those of every projection.
 Init projection(const Plan& plan, Index fan_in) {
@@ -54,36 +46,24 @@ MegaS6::MegaS6(const Config& config, Index d_model, Plan plan)
     : width_(d_model),
       chunk_(checked(config, plan).chunk),
       z_width_(config.z_width),
-      state_(config.d_state),
-      taps_(config.d_conv),
-      rank_(config.dt_rank == 0 ? (d_model + 31) / 32 : config.dt_rank),
+      scale_(1 / std::sqrt(static_cast<double>(z_width_))),
       norm_eps_(config.norm_eps),
       norm_w_(plan.exact("norm.weight", 1, d_model, {Init::Kind::ones})),
       v_(plan, "v_proj", d_model, d_model, projection(plan, d_model), /*bias=*/true),
-      conv_w_(plan.exact("conv.weight", d_model, taps_, uniform(inverse_root(taps_)))),
-      conv_bias_(plan.exact("conv.bias", 1, d_model, uniform(inverse_root(taps_)))),
-      x_(plan, "x_proj", d_model, rank_ + 2 * state_, plan.scheme().linear(d_model)),
-      dt_(plan, "dt_proj", rank_, d_model, uniform(inverse_root(rank_))),
-      dt_bias_(plan.exact("dt_proj.bias", 1, d_model, {Init::Kind::time_step})),
-      a_log_(plan.exact("a_log", d_model, state_, {Init::Kind::log_steps})),
-      d_(plan.exact("d", 1, d_model, {Init::Kind::ones})),
+      s6_(plan, {.width = d_model,
+                 .state = config.d_state,
+                 .taps = config.d_conv,
+                 .rank = config.dt_rank == 0 ? (d_model + 31) / 32 : config.dt_rank}),
       m_(plan, "m_proj", d_model, 3 * d_model + z_width_, projection(plan, d_model), /*bias=*/true),
       gamma_(plan.exact("gamma", 2, z_width_, normal())),
       beta_(plan.exact("beta", 2, z_width_, {Init::Kind::zeros})),
       bias_(plan.exact("position_bias", 2, z_width_, normal())),
       h_(plan, "h_proj", d_model, d_model, projection(plan, d_model), /*bias=*/true),
-      conv_state_(plan.state("conv", (taps_ - 1) * d_model, exact_of(plan.dtype()))),
-      scan_state_(plan.state("scan", d_model * state_, exact_of(plan.dtype()))),
       keys_(plan.state("keys", chunk_ * 2 * z_width_, plan.dtype())),
-      values_(plan.state("values", chunk_ * d_model, plan.dtype())) {
-  a_log_.packing = Packing::decay;
-}
+      values_(plan.state("values", chunk_ * d_model, plan.dtype())) {}
 
-MegaS6::Parts MegaS6::parts(View rbc, View gates, View qk) const {
-  return {rbc.columns(0, rank_),
-          rbc.columns(rank_, state_),
-          rbc.columns(rank_ + state_, state_),
-          gates.columns(0, width_),
+MegaS6::Parts MegaS6::parts(View gates, View qk) const {
+  return {gates.columns(0, width_),
           gates.columns(width_, z_width_),
           gates.columns(width_ + z_width_, width_),
           gates.columns(2 * width_ + z_width_, width_),
@@ -100,43 +80,14 @@ void MegaS6::rotate(Pass& pass, const Parts& p, bool inverse) const {
                               .batch = pass.batch});
 }
 
-void MegaS6::move(Pass& pass, Saved& s, const Parts& p) const {
-  Stream& stream = pass.stream;
-  run(stream, op::CausalConv1d{.y = s.c,
-                               .x = s.n,
-                               .w = conv_w_.value,
-                               .bias = conv_bias_.value,
-                               .batch = pass.batch,
-                               .state = pass.state(conv_state_)});
-  x_.forward(pass, s.c, s.rbc);
-  dt_.forward(pass, p.r, s.dt);
-  run(stream, op::SelectiveScan{.y = s.s,
-                                .u = s.c,
-                                .dt = s.dt,
-                                .b = p.b,
-                                .c = p.c,
-                                .dt_bias = dt_bias_.value,
-                                .a_log = a_log_.value,
-                                .decay = a_log_.packed,
-                                .d = d_.value,
-                                .batch = pass.batch,
-                                .state = pass.state(scan_state_),
-                                .h = s.states});
-  run(stream, op::Silu{.y = s.m, .x = s.s});
-}
-
 MegaS6::Saved MegaS6::room_for(Pass& pass, ConstView x) const {
   const auto matrix = [&](Index cols) { return Matrix(pass.stream, x.dtype, x.rows, cols); };
   Saved s{.scale = Matrix(),
           .n = matrix(width_),
           .v_raw = matrix(width_),
           .v = matrix(width_),
-          .c = matrix(width_),
-          .rbc = matrix(rank_ + 2 * state_),
-          .dt = matrix(width_),
-          .s = matrix(width_),
+          .s6 = {},
           .m = matrix(width_),
-          .states = Matrix(),
           .gates = matrix(3 * width_ + z_width_),
           .qk = matrix(4 * z_width_),
           .a = matrix(width_),
@@ -146,7 +97,6 @@ MegaS6::Saved MegaS6::room_for(Pass& pass, ConstView x) const {
   if (pass.training) {
     const DType exact = exact_of(x.dtype);
     s.scale = Matrix(pass.stream, exact, x.rows, 1);
-    s.states = Matrix(pass.stream, exact, op::SelectiveScan::chunks(pass.batch), width_ * state_);
     s.lse = Matrix(pass.stream, exact, x.rows, 1);
   }
   return s;
@@ -155,8 +105,7 @@ MegaS6::Saved MegaS6::room_for(Pass& pass, ConstView x) const {
 void MegaS6::forward(Pass& pass, ConstView x, View y) {
   Stream& stream = pass.stream;
   Saved s = room_for(pass, x);
-  const Parts p = parts(s.rbc, s.gates, s.qk);
-  const double scale = inverse_root(z_width_);
+  const Parts p = parts(s.gates, s.qk);
 
   const Matrix wide(stream, exact_of(x.dtype), x.rows, width_);
   run(stream, op::Convert{.to = wide, .from = x});
@@ -164,7 +113,8 @@ void MegaS6::forward(Pass& pass, ConstView x, View y) {
       op::RmsNorm{.y = s.n, .scale = s.scale, .x = wide, .w = norm_w_.value, .eps = norm_eps_});
   v_.forward(pass, s.n, s.v_raw);
   run(stream, op::Silu{.y = s.v, .x = s.v_raw});
-  move(pass, s, p);
+  s.s6 = s6_.forward(pass, s.n, {});
+  run(stream, op::Silu{.y = s.m, .x = s.s6.y});
   m_.forward(pass, s.m, s.gates);
   run(stream, op::MegaQueryKey{.q = p.q,
                                .k = p.k,
@@ -172,7 +122,7 @@ void MegaS6::forward(Pass& pass, ConstView x, View y) {
                                .gamma = gamma_.value,
                                .beta = beta_.value.view().block(0, 1),
                                .bias = bias_.value,
-                               .scale = scale});
+                               .scale = scale_});
   rotate(pass, p, false);
   run(stream, op::Attention{.y = s.a,
                             .lse = s.lse,
@@ -182,7 +132,7 @@ void MegaS6::forward(Pass& pass, ConstView x, View y) {
                             .heads = {1, 1, 2 * z_width_, width_},
                             .window = chunk_,
                             .chunked = true,
-                            .scale = scale,
+                            .scale = scale_,
                             .batch = pass.batch,
                             .key_state = pass.state(keys_),
                             .value_state = pass.state(values_)});
@@ -192,47 +142,6 @@ void MegaS6::forward(Pass& pass, ConstView x, View y) {
   if (pass.training) saved_ = std::move(s);
 }
 
-void MegaS6::move_backward(Pass& pass, const Saved& s, const Parts& p, ConstView dm,
-                           View dn) const {
-  Stream& stream = pass.stream;
-  const Index n = dm.rows;
-  Matrix ds(stream, dm.dtype, n, width_), dc(stream, dm.dtype, n, width_);
-  Matrix ddt(stream, dm.dtype, n, width_), drbc(stream, dm.dtype, n, s.rbc.cols());
-  run(stream, op::SiluBackward{.dx = ds, .dy = dm, .x = s.s});
-  const View dr = drbc.view().columns(0, rank_);
-  run(stream, op::SelectiveScanBackward{.du = dc,
-                                        .ddt = ddt,
-                                        .db = drbc.view().columns(rank_, state_),
-                                        .dc = drbc.view().columns(rank_ + state_, state_),
-                                        .ddt_bias = dt_bias_.grad,
-                                        .da_log = a_log_.grad,
-                                        .dd = d_.grad,
-                                        .dy = ds,
-                                        .u = s.c,
-                                        .dt = s.dt,
-                                        .b = p.b,
-                                        .c = p.c,
-                                        .dt_bias = dt_bias_.value,
-                                        .a_log = a_log_.value,
-                                        .d = d_.value,
-                                        .h = s.states,
-                                        .batch = pass.batch});
-  dt_.backward(pass, p.r, ddt, dr);
-  // c reaches the loss through the scan and through r, B and C: both gradients meet in f32.
-  Matrix sum(stream, exact_of(dm.dtype), n, width_);
-  run(stream, op::Convert{.to = sum, .from = dc});
-  x_.backward(pass, s.c, drbc, sum, /*add=*/true);
-  run(stream, op::Convert{.to = dc, .from = sum});
-  run(stream, op::CausalConv1dBackward{.dx = dn,
-                                       .dw = conv_w_.grad,
-                                       .dbias = conv_bias_.grad,
-                                       .dy = dc,
-                                       .x = s.n,
-                                       .w = conv_w_.value,
-                                       .bias = conv_bias_.value,
-                                       .batch = pass.batch});
-}
-
 void MegaS6::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
   Stream& stream = pass.stream;
   Saved s = std::move(saved_);
@@ -240,8 +149,7 @@ void MegaS6::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
   const DType type = x.dtype, exact = exact_of(type);
   const auto matrix = [&](Index cols) { return Matrix(stream, type, n, cols); };
   Matrix dgates = matrix(s.gates.cols()), dqk = matrix(s.qk.cols()), sum(stream, exact, n, width);
-  const Parts p = parts(s.rbc, s.gates, s.qk), d = parts(s.rbc, dgates, dqk);
-  const double scale = inverse_root(z_width_);
+  const Parts p = parts(s.gates, s.qk), d = parts(dgates, dqk);
 
   run(stream,
       op::MegaGateBackward{
@@ -261,7 +169,7 @@ void MegaS6::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
                                     .heads = {1, 1, 2 * z_width_, width},
                                     .window = chunk_,
                                     .chunked = true,
-                                    .scale = scale,
+                                    .scale = scale_,
                                     .batch = pass.batch});
   rotate(pass, d, true);
   run(stream, op::MegaQueryKeyBackward{.dz = d.z,
@@ -272,10 +180,11 @@ void MegaS6::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
                                        .dk = d.k,
                                        .z = p.z,
                                        .gamma = gamma_.value,
-                                       .scale = scale});
+                                       .scale = scale_});
   Matrix dm = matrix(width), dn = matrix(width);
   m_.backward(pass, s.m, dgates, dm);
-  move_backward(pass, s, p, dm, dn);
+  run(stream, op::SiluBackward{.dx = dm, .dy = dm, .x = s.s6.y});
+  s6_.backward(pass, s.s6, s.n, {}, dm, dn, {});
   // The norm's output has two readers, x two as well: their gradients meet in f32.
   Matrix wide(stream, exact, n, width);
   run(stream, op::Convert{.to = wide, .from = dn});
@@ -300,12 +209,11 @@ double MegaS6::flops(Index position, Index length) const {
     return real(p / chunk_) * 0.5 * real(chunk_) * real(chunk_ + 1) + 0.5 * rest * (rest + 1);
   };
   const double pairs = pairs_to(position + length) - pairs_to(position);
-  // The scan's and the convolution's as in Mamba; a channel takes 4 operations for the norm and 4
-  // for each of the six nonlinear functions, 3 products and 3 sums.
-  const double channel = 7.0 * real(state_) + 8.0 + 2.0 * real(taps_) + 4.0 + 34.0;
-  return v_.flops(length) + x_.flops(length) + dt_.flops(length) + m_.flops(length) +
-         h_.flops(length) + real(length * width_) * channel +
-         2 * pairs * real(2 * z_width_ + width_);
+  // A channel takes 4 operations for the norm and 4 for each of the six nonlinear functions, 3
+  // products and 3 sums.
+  constexpr double kChannel = 34;
+  return v_.flops(length) + s6_.flops(length) + m_.flops(length) + h_.flops(length) +
+         real(length * width_) * kChannel + 2 * pairs * real(2 * z_width_ + width_);
 }
 
 }  // namespace samba

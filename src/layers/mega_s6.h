@@ -1,6 +1,6 @@
 #pragma once
 
-#include "layers/linear.h"
+#include "layers/s6.h"
 
 namespace samba {
 
@@ -10,9 +10,7 @@ namespace samba {
 ///
 ///   n           = rms_norm(x)                               [N, D]
 ///   v           = silu(n W_vᵀ + b_v)                        [N, D]
-///   c           = silu(conv(n))                             causal and depthwise, d_conv taps
-///   r, B, C     = c W_xᵀ                                    [N, R], [N, S], [N, S]
-///   s           = scan(c, softplus(r W_dtᵀ + b_dt), B, C)   [N, D], as in Mamba, without its gate
+///   s           = s6(n)                                     [N, D] (layers/s6.h), without a gate
 ///   u, z, g, hx = silu(s) W_mᵀ + b_m                        [N, D], [N, Z], [N, D], [N, D]
 ///   q, k        = silu(z) gamma + beta                      [N, Z] each, with a row of both each
 ///   a_i         = sum_j softmax_j(q_i . k_j / sqrt(Z) + rot_i(bias_0) . rot_j(bias_1)) v_j
@@ -53,59 +51,42 @@ class MegaS6 final : public Layer {
 
  private:
   struct Saved {
-    Matrix scale;   ///< [N, 1] 1 / rms of x
-    Matrix n;       ///< [N, D] x normed
-    Matrix v_raw;   ///< [N, D] before SiLU
-    Matrix v;       ///< [N, D]
-    Matrix c;       ///< [N, D]
-    Matrix rbc;     ///< [N, R + 2S]
-    Matrix dt;      ///< [N, D] before bias and softplus
-    Matrix s;       ///< [N, D]
-    Matrix m;       ///< [N, D] silu(s)
-    Matrix states;  ///< [chunks, D * S]: the scan's state before each of its chunks
-    Matrix gates;   ///< [N, 3D + Z] u, z, g, hx
-    Matrix qk;      ///< [N, 4Z] queries, their bias, keys, their bias
-    Matrix a;       ///< [N, D]
-    Matrix lse;     ///< [N, 1]
-    Matrix gated;   ///< [N, D] a * silu(g)
-    Matrix h;       ///< [N, D] the part of h that comes through W_h
+    Matrix scale;  ///< [N, 1] 1 / rms of x
+    Matrix n;      ///< [N, D] x normed
+    Matrix v_raw;  ///< [N, D] before SiLU
+    Matrix v;      ///< [N, D]
+    S6::Saved s6;
+    Matrix m;      ///< [N, D] silu(s)
+    Matrix gates;  ///< [N, 3D + Z] u, z, g, hx
+    Matrix qk;     ///< [N, 4Z] queries, their bias, keys, their bias
+    Matrix a;      ///< [N, D]
+    Matrix lse;    ///< [N, 1]
+    Matrix gated;  ///< [N, D] a * silu(g)
+    Matrix h;      ///< [N, D] the part of h that comes through W_h
   };
-  /// The columns of rbc, gates and qk, or of their gradients.
+  /// The columns of gates and qk, or of their gradients.
   struct Parts {
-    View r, b, c, u, z, g, hx, q, k;
+    View u, z, g, hx, q, k;
   };
-  Parts parts(View rbc, View gates, View qk) const;
+  Parts parts(View gates, View qk) const;
   /// What forward writes; what only backward reads is empty unless training.
   Saved room_for(Pass&, ConstView x) const;
   /// Rotates the biases behind queries and keys.
   void rotate(Pass&, const Parts&, bool inverse) const;
-  /// From n to m, and back: dn is overwritten.
-  void move(Pass&, Saved&, const Parts&) const;
-  void move_backward(Pass&, const Saved&, const Parts&, ConstView dm, View dn) const;
 
   Index width_;  ///< D
   Index chunk_;
   Index z_width_;  ///< Z
-  Index state_;    ///< S
-  Index taps_;
-  Index rank_;  ///< R
+  double scale_;   ///< of the scores
   double norm_eps_;
   Parameter& norm_w_;
   Linear v_;
-  Parameter& conv_w_;
-  Parameter& conv_bias_;
-  Linear x_;
-  Linear dt_;
-  Parameter& dt_bias_;
-  Parameter& a_log_;
-  Parameter& d_;
+  S6 s6_;
   Linear m_;
   Parameter& gamma_;
   Parameter& beta_;
   Parameter& bias_;
   Linear h_;
-  StateId conv_state_;
-  StateId scan_state_;
   StateId keys_;
   StateId values_;
   Saved saved_;
