@@ -30,7 +30,7 @@ Mamba::Mamba(const Config& config, Index d_model, Plan plan)
 void Mamba::forward(Pass& pass, ConstView x, View y) {
   Saved s{Matrix(pass.stream, x.dtype, x.rows, 2 * inner_), {}};
   in_.forward(pass, x, s.uz);
-  s.s6 = s6_.forward(pass, u(s.uz), z(s.uz));
+  s.s6 = s6_.forward(pass, halves(s.uz));
   out_.forward(pass, s.s6.y, y);
   if (pass.training) saved_ = std::move(s);
 }
@@ -40,7 +40,7 @@ void Mamba::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
   Matrix ds6(pass.stream, x.dtype, x.rows, inner_);
   Matrix duz(pass.stream, x.dtype, x.rows, 2 * inner_);
   out_.backward(pass, s.s6.y, dy, ds6);
-  s6_.backward(pass, s.s6, u(s.uz), z(s.uz), ds6, u(duz), z(duz));
+  s6_.backward(pass, s.s6, halves(s.uz), ds6, halves(duz));
   in_.backward(pass, x, duz, dx);
 }
 

@@ -40,8 +40,7 @@ class Mamba final : public Layer {
     S6::Saved s6;
   };
   /// The halves of uz, or of its gradient.
-  View u(const Matrix& uz) const { return uz.view().columns(0, inner_); }
-  View z(const Matrix& uz) const { return uz.view().columns(inner_, inner_); }
+  S6::Inputs halves(View uz) const { return {uz.columns(0, inner_), uz.columns(inner_, inner_)}; }
 
   Index inner_;  ///< E
   Linear in_;

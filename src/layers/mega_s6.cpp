@@ -113,7 +113,7 @@ void MegaS6::forward(Pass& pass, ConstView x, View y) {
       op::RmsNorm{.y = s.n, .scale = s.scale, .x = wide, .w = norm_w_.value, .eps = norm_eps_});
   v_.forward(pass, s.n, s.v_raw);
   run(stream, op::Silu{.y = s.v, .x = s.v_raw});
-  s.s6 = s6_.forward(pass, s.n, {});
+  s.s6 = s6_.forward(pass, {s.n, {}});
   run(stream, op::Silu{.y = s.m, .x = s.s6.y});
   m_.forward(pass, s.m, s.gates);
   run(stream, op::MegaQueryKey{.q = p.q,
@@ -184,7 +184,7 @@ void MegaS6::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
   Matrix dm = matrix(width), dn = matrix(width);
   m_.backward(pass, s.m, dgates, dm);
   run(stream, op::SiluBackward{.dx = dm, .dy = dm, .x = s.s6.y});
-  s6_.backward(pass, s.s6, s.n, {}, dm, dn, {});
+  s6_.backward(pass, s.s6, {s.n, {}}, dm, {dn, {}});
   // The norm's output has two readers, x two as well: their gradients meet in f32.
   Matrix wide(stream, exact, n, width);
   run(stream, op::Convert{.to = wide, .from = dn});

@@ -37,20 +37,20 @@ S6::Parts S6::parts(View rbc) const {
           rbc.columns(s_.rank + s_.state, s_.state)};
 }
 
-S6::Saved S6::forward(Pass& pass, ConstView x, ConstView z) const {
+S6::Saved S6::forward(Pass& pass, const Inputs& in) const {
   Stream& stream = pass.stream;
-  const auto matrix = [&](Index cols) { return Matrix(stream, x.dtype, x.rows, cols); };
+  const auto matrix = [&](Index cols) { return Matrix(stream, in.x.dtype, in.x.rows, cols); };
   Saved s{.c = matrix(s_.width),
           .rbc = matrix(s_.rank + 2 * s_.state),
           .dt = matrix(s_.width),
           .y = matrix(s_.width),
           .h = Matrix()};
   if (pass.training)
-    s.h = Matrix(stream, exact_of(x.dtype), op::SelectiveScan::chunks(pass.batch),
+    s.h = Matrix(stream, exact_of(in.x.dtype), op::SelectiveScan::chunks(pass.batch),
                  s_.width * s_.state);
   const Parts p = parts(s.rbc);
   run(stream, op::CausalConv1d{.y = s.c,
-                               .x = x,
+                               .x = in.x,
                                .w = conv_w_.value,
                                .bias = conv_bias_ ? conv_bias_->value.view() : View{},
                                .batch = pass.batch,
@@ -62,7 +62,7 @@ S6::Saved S6::forward(Pass& pass, ConstView x, ConstView z) const {
                                 .dt = s.dt,
                                 .b = p.b,
                                 .c = p.c,
-                                .z = z,
+                                .z = in.z,
                                 .dt_bias = dt_bias_.value,
                                 .a_log = a_log_.value,
                                 .decay = a_log_.packed,
@@ -73,17 +73,17 @@ S6::Saved S6::forward(Pass& pass, ConstView x, ConstView z) const {
   return s;
 }
 
-void S6::backward(Pass& pass, const Saved& s, ConstView x, ConstView z, ConstView dy, View dx,
-                  View dz) const {
+void S6::backward(Pass& pass, const Saved& s, const Inputs& in, ConstView dy,
+                  const Inputs& d) const {
   Stream& stream = pass.stream;
   const auto matrix = [&](Index cols) { return Matrix(stream, dy.dtype, dy.rows, cols); };
   Matrix drbc = matrix(s.rbc.cols()), ddt = matrix(s_.width), dc = matrix(s_.width);
-  const Parts p = parts(s.rbc), d = parts(drbc);
+  const Parts p = parts(s.rbc), dp = parts(drbc);
   run(stream, op::SelectiveScanBackward{.du = dc,
                                         .ddt = ddt,
-                                        .db = d.b,
-                                        .dc = d.c,
-                                        .dz = dz,
+                                        .db = dp.b,
+                                        .dc = dp.c,
+                                        .dz = d.z,
                                         .ddt_bias = dt_bias_.grad,
                                         .da_log = a_log_.grad,
                                         .dd = d_.grad,
@@ -92,23 +92,23 @@ void S6::backward(Pass& pass, const Saved& s, ConstView x, ConstView z, ConstVie
                                         .dt = s.dt,
                                         .b = p.b,
                                         .c = p.c,
-                                        .z = z,
+                                        .z = in.z,
                                         .dt_bias = dt_bias_.value,
                                         .a_log = a_log_.value,
                                         .d = d_.value,
                                         .h = s.h,
                                         .batch = pass.batch});
-  dt_.backward(pass, p.r, ddt, d.r);
+  dt_.backward(pass, p.r, ddt, dp.r);
   // c reaches the loss through the scan and through r, B and C: both gradients meet in f32.
   Matrix sum(stream, exact_of(dy.dtype), dy.rows, s_.width);
   run(stream, op::Convert{.to = sum, .from = dc});
   x_.backward(pass, s.c, drbc, sum, /*add=*/true);
   run(stream, op::Convert{.to = dc, .from = sum});
-  run(stream, op::CausalConv1dBackward{.dx = dx,
+  run(stream, op::CausalConv1dBackward{.dx = d.x,
                                        .dw = conv_w_.grad,
                                        .dbias = conv_bias_ ? conv_bias_->grad.view() : View{},
                                        .dy = dc,
-                                       .x = x,
+                                       .x = in.x,
                                        .w = conv_w_.value,
                                        .bias = conv_bias_ ? conv_bias_->value.view() : View{},
                                        .batch = pass.batch});

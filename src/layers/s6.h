@@ -32,12 +32,14 @@ class S6 {
     Matrix h;    ///< [chunks, E * S]: the state before each chunk of the scan; training only
   };
 
+  /// What it reads, or the gradients, which are overwritten: [N, E] each, z empty without a gate.
+  struct Inputs {
+    View x, z;
+  };
+
   S6(Plan, const Shape&);
-  /// x: [N, E]; z: [N, E] or empty.
-  Saved forward(Pass&, ConstView x, ConstView z) const;
-  /// Overwrites dx and, where there is a gate, dz.
-  void backward(Pass&, const Saved&, ConstView x, ConstView z, ConstView dy, View dx,
-                View dz) const;
+  Saved forward(Pass&, const Inputs&) const;
+  void backward(Pass&, const Saved&, const Inputs&, ConstView dy, const Inputs& d) const;
   double flops(Index length) const;
 
  private:
