@@ -25,8 +25,9 @@ class Backward {
 
   static Index memory(Index keys, Index values, Index longest) {
     const Index k = whole_tiles<R>(keys), v = whole_tiles<R>(values);
+    // Whole tiles, so that each thread's share begins where a vector may.
     return kChunk * (6 * k + 3 * v + kChunk) + k * (v + kChunk + 2) + v * kChunk +
-           (longest + kChunk) * (k + kChunk + 1);
+           (longest + kChunk) * (k + kChunk) + whole_tiles<R>(longest + kChunk);
   }
 
   Backward(const op::LinearAttentionBackward& op, Index span, Index head, R* memory)

@@ -26,6 +26,53 @@ constexpr R kLeastDecay = std::is_same_v<R, float> ? R{-40} : R{-400};
 template <class R>
 constexpr R kLeastProduct = std::is_same_v<R, float> ? R{-60} : R{-600};
 
+/// Rows and columns of the small matrices: filled up with zeros to whole tiles.
+template <class R>
+constexpr Index whole_tiles(Index size) {
+  constexpr Index kTo = std::max<Index>(kTileRows, Tiling<R>::kPerVector);
+  return (size + kTo - 1) / kTo * kTo;
+}
+
+/// A factor whose element (row, term) is p[row * row_step + term * term_step].
+template <class R>
+struct Factor {
+  const R* p;
+  Index row_step;
+  Index term_step;
+};
+
+/// Which elements count; the others are taken for zeros, by whole tiles.
+enum class Part {
+  all,
+  lower,   ///< of the factor a: terms up to the row
+  upper,   ///< of the factor a: terms from the row on
+  result,  ///< of the result: columns up to the row
+};
+
+/// c (+)= a b, a [rows, terms], b [terms, cols], c [rows, cols]; rows and cols are whole tiles.
+template <class R, bool kAdd, Part kPart = Part::all>
+void multiply(Index rows, Index cols, Index terms, Factor<R> a, const R* b, Index b_step, R* c,
+              Index c_step) {
+  using Vector = typename Tiling<R>::Vector;
+  constexpr Index kCount = Tiling<R>::kPerVector, kWidth = kTileVectors * kCount;
+  constexpr Start kStart = kAdd ? Start::kept : Start::zero;
+  for (Index n = 0; n < cols; n += kWidth)
+    for (Index r = kPart == Part::result ? n / kTileRows * kTileRows : 0; r < rows;
+         r += kTileRows) {
+      const Index first = kPart == Part::upper ? std::min(r, terms) : 0;
+      const Index end = kPart == Part::lower ? std::min(r + kTileRows, terms) : terms;
+      multiply_tile<R, kStart>({.terms = end - first,
+                                .a = a.p + r * a.row_step + first * a.term_step,
+                                .a_row = a.row_step,
+                                .a_term = a.term_step,
+                                .b = reinterpret_cast<const Vector*>(b + first * b_step + n),
+                                .b_term = b_step / kCount,
+                                .sums = reinterpret_cast<Vector*>(c + r * c_step + n),
+                                .sums_row = c_step / kCount},
+                               std::min<Index>((cols - n) / kCount, kTileVectors));
+    }
+}
+
 /// A matrix of the scratch memory: rows of `cols` numbers, filled up to whole tiles.
 template <class R>
 struct Tile {

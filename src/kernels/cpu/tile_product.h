@@ -1,89 +1,119 @@
 #pragma once
 
-#include "kernels/cpu/simd.h"
+#include "core/matrix.h"
 #include "kernels/cpu/tier.h"
 
-// Products of small matrices of one type that lie in the caches, row by row, unpacked.
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+// Products of small matrices that lie in the caches: the tile of sums that one loop keeps in
+// registers. Attention and linear attention build theirs from it.
 
 namespace samba {
 namespace {
 
-// Rows x registers of sums that fit beside their operands.
-constexpr Index kTileRows = kTier >= Tier::avx512 ? 8 : 4;
-constexpr int kTileRegisters = kTier == Tier::plain ? 2 : 3;
+constexpr Index kVectorBytes = kTier >= Tier::avx512 ? 64 : kTier == Tier::avx2 ? 32 : 16;
+// Rows x vectors of sums that fit the registers beside their operands.
+constexpr int kTileRows = kTier >= Tier::avx512 ? 8 : 4;
+constexpr int kTileVectors = kTier == Tier::plain ? 2 : 3;
 
-/// Rows and columns of the small matrices: filled up with zeros to whole tiles.
-template <class R>
-constexpr Index whole_tiles(Index size) {
-  constexpr Index kTo = std::max(kTileRows, Lanes<R>::kCount);
-  return (size + kTo - 1) / kTo * kTo;
-}
-
-/// A factor whose element (row, term) is p[row * row_step + term * term_step].
-template <class R>
-struct Factor {
-  const R* p;
-  Index row_step;
-  Index term_step;
+/// A vector of sums over E.
+template <class E>
+struct Register {
+  typedef E Type __attribute__((vector_size(kVectorBytes), may_alias));
 };
 
-/// Which elements count; the others are taken for zeros, by whole tiles.
-enum class Part {
-  all,
-  lower,   ///< of the factor a: terms up to the row
-  upper,   ///< of the factor a: terms from the row on
-  result,  ///< of the result: columns up to the row
-};
+/// How tiles of a model of type T are kept and multiplied. An Item is what one broadcast reads: an
+/// element, or two that belong to neighbouring terms of a sum.
+template <class T>
+struct Tiling {
+  using Element = Exact<T>;
+  using Vector = typename Register<Exact<T>>::Type;
+  using Item = Exact<T>;
+  using Items = Vector;
+  static constexpr Index kTerms = 1;
+  static constexpr Index kPerVector = kVectorBytes / static_cast<Index>(sizeof(Exact<T>));
+  static constexpr Index kLanes = kTileVectors * kPerVector;
 
-template <class R, int kRegisters, bool kAdd>
-[[gnu::noinline]] void multiply_tile(Index terms, Factor<R> a, const R* b, Index b_step, R* c,
-                                     Index c_step) {
-  using L = Lanes<R>;
-  L sums[kTileRows][kRegisters] = {};
-  if constexpr (kAdd)
-#pragma GCC unroll 8
-    for (Index r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 4
-      for (int n = 0; n < kRegisters; ++n) sums[r][n] = L::load(c + r * c_step + n * L::kCount);
-  for (Index t = 0; t < terms; ++t, a.p += a.term_step, b += b_step) {
-    L factors[kRegisters];
-#pragma GCC unroll 4
-    for (int n = 0; n < kRegisters; ++n) factors[n] = L::load(b + n * L::kCount);
-#pragma GCC unroll 8
-    for (Index r = 0; r < kTileRows; ++r) {
-      const L factor = L::all(a.p[r * a.row_step]);
-#pragma GCC unroll 4
-      for (int n = 0; n < kRegisters; ++n)
-        sums[r][n] = L::multiply_add(factor, factors[n], sums[r][n]);
-    }
+  [[gnu::always_inline]] static void add_product(Vector& sum, Item a, const Items& b) {
+    sum += a * b;
   }
-#pragma GCC unroll 8
-  for (Index r = 0; r < kTileRows; ++r)
+};
+
+#if defined(__AVX512BF16__)
+template <>
+struct Tiling<Bf16> {
+  using Element = Bf16;
+  using Vector = Register<float>::Type;
+  typedef std::uint32_t Item __attribute__((may_alias));
+  using Items = Register<std::uint32_t>::Type;
+  static constexpr Index kTerms = 2;
+  static constexpr Index kPerVector = 16;
+  static constexpr Index kLanes = kTileVectors * kPerVector;
+
+  [[gnu::always_inline]] static void add_product(Vector& sum, Item a, const Items& b) {
+    const __m512i both = _mm512_set1_epi32(static_cast<int>(a));
+    sum = (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)both, (__m512bh)b);
+  }
+};
+#endif
+
+/// sums[r][n] = sum over t of a[r][t] b[t][n], for kTileRows rows and the vectors of one register
+/// tile. Vectors in memory lie at multiples of their size.
+template <class T>
+struct Product {
+  Index terms;  ///< in items
+  const typename Tiling<T>::Item* a;
+  Index a_row;
+  Index a_term;
+  const typename Tiling<T>::Items* b;
+  Index b_term;
+  typename Tiling<T>::Vector* sums;
+  Index sums_row;
+};
+
+/// What sums begin as: zero, what they are, or that times a factor for each vector.
+enum class Start { zero, kept, scaled };
+
+template <class T, int kVectors, Start kStart>
+[[gnu::noinline]] void multiply(
+    const Product<T>& p, [[maybe_unused]] const typename Tiling<T>::Vector* factor = nullptr) {
+  typename Tiling<T>::Vector sums[kTileRows][kVectors] = {};
+  if constexpr (kStart != Start::zero)
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
-    for (int n = 0; n < kRegisters; ++n) sums[r][n].store(c + r * c_step + n * L::kCount);
+      for (int n = 0; n < kVectors; ++n) {
+        sums[r][n] = p.sums[r * p.sums_row + n];
+        if constexpr (kStart == Start::scaled) sums[r][n] *= factor[n];
+      }
+  const auto* a = p.a;
+  const auto* b = p.b;
+  const Index a_row = p.a_row, a_term = p.a_term, b_term = p.b_term;
+#pragma GCC unroll 1
+  for (Index t = p.terms; t > 0; --t, a += a_term, b += b_term)
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 4
+      for (int n = 0; n < kVectors; ++n) Tiling<T>::add_product(sums[r][n], a[r * a_row], b[n]);
+  auto* to = p.sums;
+  const Index to_row = p.sums_row;
+#pragma GCC unroll 16
+  for (int r = 0; r < kTileRows; ++r, to += to_row)
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) to[n] = sums[r][n];
 }
 
-/// c (+)= a b, a [rows, terms], b [terms, cols], c [rows, cols]; rows and cols are whole tiles.
-template <class R, bool kAdd, Part kPart = Part::all>
-void multiply(Index rows, Index cols, Index terms, Factor<R> a, const R* b, Index b_step, R* c,
-              Index c_step) {
-  constexpr Index kLanes = Lanes<R>::kCount, kWidth = kTileRegisters * kLanes;
-  for (Index n = 0; n < cols; n += kWidth)
-    for (Index r = kPart == Part::result ? n / kTileRows * kTileRows : 0; r < rows;
-         r += kTileRows) {
-      const Index first = kPart == Part::upper ? std::min(r, terms) : 0;
-      const Index end = kPart == Part::lower ? std::min(r + kTileRows, terms) : terms;
-      const Factor<R> here{a.p + r * a.row_step + first * a.term_step, a.row_step, a.term_step};
-      const R* from = b + first * b_step + n;
-      R* to = c + r * c_step + n;
-      const Index registers = std::min<Index>((cols - n) / kLanes, kTileRegisters);
-      if (registers == kTileRegisters)
-        multiply_tile<R, kTileRegisters, kAdd>(end - first, here, from, b_step, to, c_step);
-      else if (registers == 2)
-        multiply_tile<R, 2, kAdd>(end - first, here, from, b_step, to, c_step);
-      else
-        multiply_tile<R, 1, kAdd>(end - first, here, from, b_step, to, c_step);
-    }
+/// The same for 1 to kTileVectors vectors.
+template <class T, Start kStart>
+void multiply_tile(const Product<T>& p, Index vectors,
+                   const typename Tiling<T>::Vector* factor = nullptr) {
+  static_assert(kTileVectors <= 3);
+  if constexpr (kTileVectors > 2)
+    if (vectors == 3) return multiply<T, 3, kStart>(p, factor);
+  if (vectors == 2) return multiply<T, 2, kStart>(p, factor);
+  return multiply<T, 1, kStart>(p, factor);
 }
 
 }  // namespace
