@@ -43,7 +43,7 @@ TEST(Adding, TheHybridIsDescribedTrainedAndRead) {
   EXPECT_NE(run({"info", hybrid}).find("4 x (gated_conv, swiglu, attention, swiglu)"),
             std::string::npos);
   run({"train", hybrid, "--data", place / "data", "--out", place / "run", "--steps", "2", "--batch",
-       "1", "--length", "32"});
+       "1", "--length", "32", "--validate-lengths", "32", "--validate-sequences", "1"});
   EXPECT_EQ(run({"generate", place / "run", "the", "--tokens", "3"}).rfind("the", 0), 0u);
   place.refuse(1, {"info", hybrid}, {"unknown type \"gated_conv\""});
 }
