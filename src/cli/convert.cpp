@@ -14,6 +14,7 @@ namespace {
 struct Options {
   std::string to = "sambalm";
   std::string type;
+  bool pth = false;
   bool quiet = false;
 
   void fields(auto& f) {
@@ -22,6 +23,7 @@ struct Options {
       "(Hugging "
       "Face), state_spaces, samba, gla, retnet (flash-linear-attention)");
     f("type", type, "type of the stored weights: f32 or bf16; empty: as they are");
+    f("pth", pth, "lit_gpt: write the weights as the authors' own .pth, not as safetensors");
     f("quiet", quiet, "no progress");
   }
 };
@@ -53,7 +55,7 @@ int run_convert(const std::vector<std::string>& all) {
     if (find_tokenizer(folder).empty() && !find_tokenizer(source.folder).empty())
       Tokenizer(source.folder).write(folder);
   };
-  convert_model(source, options.to, words[1], type, show, add_tokenizer);
+  convert_model(source, {options.to, type, options.pth}, words[1], show, add_tokenizer);
   progress.finish();
   std::cout << words[0] << " (" << source.layout.kind << ") is now in " << words[1] << " ("
             << options.to << ")\n";

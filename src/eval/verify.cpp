@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "model/safetensors.h"
+#include "model/tensor_writer.h"
 
 namespace samba {
 namespace {
@@ -59,14 +60,14 @@ class Verifier {
   }
 
   void write(const std::string& path) const {
-    SafetensorsWriter writer;
+    TensorWriter writer;
     const StoredType type = dtype_ == DType::f64 ? StoredType::f64 : StoredType::f32;
     writer.add("tokens", StoredType::i64, {sequences_, length_ + 1}, tokens_);
     writer.add("logits", type, {sequences_, length_, model_->config().vocab}, logits_);
     writer.add("loss", type, {1}, loss_);
     for (const auto& [name, gradient] : gradients_)
       writer.add(name, type, stored_.shape(name), gradient);
-    writer.write(path);
+    writer.write_safetensors(path);
   }
 
  private:

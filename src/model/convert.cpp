@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
-#include "model/safetensors.h"
+#include "model/tensor_writer.h"
 
 namespace samba {
 namespace {
@@ -119,11 +119,11 @@ const char* const kCompanions[] = {"tokenizer.model",
                                    "generation_config.json"};
 
 /// Tensors without meaning that the authors' code expects: as the source has them, else zero.
-void add_buffers(const Layout& target, const TensorFile& file, SafetensorsWriter& writer) {
+void add_buffers(const Layout& target, const TensorFile& file, TensorWriter& writer) {
   for (std::size_t i = 0; i < target.config.layers.size(); ++i) {
     if (target.config.layers[i].at("type") != "mega_s6") continue;
     const std::string name = text_of("transformer.h.", i / 2, ".attn.rel_pos_bias._float_tensor");
-    writer.add(name, StoredType::f32, {1}, [&file, name](const SafetensorsWriter::Put& put) {
+    writer.add(name, StoredType::f32, {1}, [&file, name](const TensorWriter::Put& put) {
       constexpr float kZero = 0;
       if (file.find(name) != nullptr)
         file.each_piece(name, put);
@@ -133,18 +133,20 @@ void add_buffers(const Layout& target, const TensorFile& file, SafetensorsWriter
   }
 }
 
-void write_weights(const ModelSource& source, const Layout& target, const std::string& path,
-                   std::optional<DType> wanted, const std::function<void(Index, Index)>& progress) {
+void write_weights(const ModelSource& source, const Layout& target, const Conversion& conversion,
+                   const fs::path& folder, const std::function<void(Index, Index)>& progress) {
+  const std::optional<DType> wanted = conversion.type;
   Stream stream(1, Tier::plain);
   const Model model(source.layout.config, stream, DType::f32);
   const TensorFile file = source.tensors();
   const Source from(source.layout, model, file);
   const WeightNames names(target, model);
-  SafetensorsWriter writer;
+  TensorWriter writer;
   writer.metadata("format", "pt");
   std::vector<std::string> tensors = names.tensors();
-  // The authors' code looks for both names of a tied matrix, Hugging Face's for one.
-  if (target.kind == "lit_gpt")
+  // The authors' code looks for both names of a tied matrix, as does state-spaces', Hugging Face's
+  // for one.
+  if (target.kind == "lit_gpt" || target.kind == "state_spaces")
     for (const auto& [second, first] : target.aliases) tensors.push_back(second);
   Index done = 0;
   for (const std::string& tensor : tensors) {
@@ -160,7 +162,7 @@ void write_weights(const ModelSource& source, const Layout& target, const std::s
              name_of(stored), " and ", name_of(from.type_of(part)), "; try --type");
     const StoredType type = wanted ? stored_type_of(*wanted) : stored;
     writer.add(tensor, type, shape_of(target, tensor, rows, cols),
-               [&, stored, type, rows = rows, cols = cols](const SafetensorsWriter::Put& put) {
+               [&, stored, type, rows = rows, cols = cols](const TensorWriter::Put& put) {
                  const Index size = size_of(stored), row_bytes = cols * size;
                  std::vector<std::byte> bytes(static_cast<std::size_t>(rows * row_bytes));
                  for (const WeightNames::Part& part : parts)
@@ -171,24 +173,30 @@ void write_weights(const ModelSource& source, const Layout& target, const std::s
                });
   }
   if (target.kind == "lit_gpt") add_buffers(target, file, writer);
-  writer.write(path);
+  if (target.kind == "state_spaces")
+    writer.write_pth((folder / "pytorch_model.bin").string());
+  else if (conversion.pth)
+    writer.write_pth((folder / "iter-000000-ckpt.pth").string(), "model");
+  else
+    writer.write_safetensors((folder / "model.safetensors").string());
 }
 
 }  // namespace
 
-void convert_model(const ModelSource& source, const std::string& kind, const std::string& folder,
-                   std::optional<DType> type, const std::function<void(Index, Index)>& progress,
+void convert_model(const ModelSource& source, const Conversion& conversion,
+                   const std::string& folder, const std::function<void(Index, Index)>& progress,
                    const std::function<void(const std::string&)>& add) {
+  if (conversion.pth && conversion.kind != "lit_gpt")
+    fail("pth: expected the layout lit_gpt, found ", conversion.kind);
   if (source.folder.empty())
     fail(source.name, ": expected a model folder, found a preset, which has no weights");
   if (exists(folder)) fail(folder, ": expected a new folder, found one that exists");
-  const Json config = published_config(source.layout.config, kind);
-  const Layout target = layout_of(config, "as " + kind);
+  const Json config = published_config(source.layout.config, conversion.kind);
+  const Layout target = layout_of(config, "as " + conversion.kind);
   const std::string partial = folder + ".partial";
   make_folder(partial);
   try {
-    write_weights(source, target, (fs::path(partial) / "model.safetensors").string(), type,
-                  progress);
+    write_weights(source, target, conversion, partial, progress);
     for (const char* name : kCompanions)
       if (const fs::path from = fs::path(source.folder) / name; exists(from.string()))
         write_text((fs::path(partial) / name).string(), read_text(from.string()));

@@ -8,16 +8,22 @@
 
 namespace samba {
 
-/// Writes the model into a new folder in the layout `kind`: config.json, model.safetensors and what
-/// else lies beside the source's weights under the names of tokenizers and generation settings.
-/// Weights keep the type that they are stored in, bit for bit, or become `type`.
+struct Conversion {
+  std::string kind;           ///< layout of the new folder
+  std::optional<DType> type;  ///< of the stored weights; nothing: as they are, bit for bit
+  bool pth = false;           ///< lit_gpt: an iter-*.pth as torch.save writes it
+};
+
+/// Writes the model into a new folder: config.json, the weights and what else lies beside the
+/// source's under the names of tokenizers and generation settings. Weights become
+/// model.safetensors, those of state_spaces pytorch_model.bin, the only file its code reads.
 ///
 /// The folder appears whole or not at all. Throws an Error where it exists, where the source has no
 /// weights (a preset), and with the reason where the layout cannot express the model.
 /// `progress` is told the tensors that are done, and of how many; `add` may write more files into
 /// the folder before it appears.
-void convert_model(const ModelSource&, const std::string& kind, const std::string& folder,
-                   std::optional<DType> type, const std::function<void(Index, Index)>& progress,
+void convert_model(const ModelSource&, const Conversion&, const std::string& folder,
+                   const std::function<void(Index, Index)>& progress,
                    const std::function<void(const std::string& folder)>& add);
 
 }  // namespace samba

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "model/safetensors.h"
+#include "model/tensor_writer.h"
 
 namespace samba {
 namespace {
@@ -66,7 +67,7 @@ std::vector<std::string> checkpoints(const std::string& folder) {
 }
 
 void write_weights(const Trainer& trainer, const fs::path& folder) {
-  SafetensorsWriter weights, moments;
+  TensorWriter weights, moments;
   weights.metadata("format", "pt");
   for (const Optimizer::Slot& slot : trainer.optimizer().slots()) {
     const std::string& name = slot.parameter->name;
@@ -74,8 +75,8 @@ void write_weights(const Trainer& trainer, const fs::path& folder) {
     moments.add("m." + name, slot.m);
     moments.add("v." + name, slot.v);
   }
-  weights.write((folder / "model.safetensors").string());
-  moments.write((folder / "optimizer.safetensors").string());
+  weights.write_safetensors((folder / "model.safetensors").string());
+  moments.write_safetensors((folder / "optimizer.safetensors").string());
 }
 
 /// A folder beside `target` to fill and rename; removed again when that does not come to pass.

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "model/safetensors.h"
+#include "model/tensor_writer.h"
 #include "model/temporary_folder.h"
 #include "support/kernel_test.h"
 #include "support/shared.h"
@@ -83,7 +84,7 @@ VerifyRow row_of(const VerifyResult& result, const std::string& tensor) {
 void rewrite(const std::string& from, const std::string& to,
              const std::function<void(const std::string&, std::vector<double>&)>& change) {
   const TensorFile file = open_safetensors(from);
-  SafetensorsWriter writer;
+  TensorWriter writer;
   std::vector<std::vector<double>> kept;
   std::vector<std::vector<std::int32_t>> ids;
   kept.reserve(file.tensors().size());
@@ -113,7 +114,7 @@ void rewrite(const std::string& from, const std::string& to,
     writer.add(tensor.name, tensor.type, tensor.shape,
                whole ? view(ids.back()) : view(kept.back()));
   }
-  writer.write(to);
+  writer.write_safetensors(to);
 }
 
 class Goldens : public testing::TestWithParam<Golden> {};
@@ -218,7 +219,7 @@ TEST_P(Changed, WhatWasWrittenVerifiesAgainstItself) {
 TEST_P(Changed, FilesThatMakeNoSenseAreRefused) {
   const auto message_with = [&](const std::string& tensor, const std::vector<Index>& shape,
                                 double value) {
-    SafetensorsWriter writer;
+    TensorWriter writer;
     Index count = 1;
     for (const Index n : shape) count *= n;
     Matrix values(stream_, DType::i32, 1, count), floats(stream_, DType::f32, 1, count);
@@ -229,7 +230,7 @@ TEST_P(Changed, FilesThatMakeNoSenseAreRefused) {
     if (tensor != "tokens") writer.add("tokens", StoredType::i64, {1, 5}, tokens);
     const bool ids = tensor == "tokens" || tensor == "greedy";
     writer.add(tensor, ids ? StoredType::i64 : StoredType::f32, shape, ids ? values : floats);
-    writer.write(changed_);
+    writer.write_safetensors(changed_);
     return error_of([&] { verify_changed(); });
   };
   const auto expect = [&](const std::string& message, const std::string& part) {

@@ -13,8 +13,9 @@ namespace samba::test {
 namespace {
 
 void convert(const std::string& from, const std::string& kind, const std::string& to,
-             std::optional<DType> type = {}) {
-  convert_model(open_model(from), kind, to, type, [](Index, Index) {}, [](const std::string&) {});
+             std::optional<DType> type = {}, bool pth = false) {
+  convert_model(
+      open_model(from), {kind, type, pth}, to, [](Index, Index) {}, [](const std::string&) {});
 }
 
 std::string bytes_of(const TensorFile& file, const std::string& name) {
@@ -62,6 +63,22 @@ TEST(Convert, ThereAndBackIsTheSameToTheByte) {
       convert(folder / "there", c.kind, folder / "back");
       expect_same_tensors(folder / "back", from);
     }
+}
+
+TEST(Convert, WritesTheFilesThatAuthorsCodeReads) {
+  const TemporaryFolder folder;
+  const std::string samba = test_file("goldens/lit_gpt/samba");
+  convert(samba, "lit_gpt", folder / "samba", {}, /*pth=*/true);
+  EXPECT_TRUE(exists(folder / "samba/iter-000000-ckpt.pth"));
+  EXPECT_FALSE(exists(folder / "samba/model.safetensors"));
+  expect_same_tensors(folder / "samba", samba);
+  convert(test_file("goldens/hf/hf_mamba"), "state_spaces", folder / "mamba");
+  EXPECT_TRUE(exists(folder / "mamba/pytorch_model.bin"));
+  EXPECT_FALSE(exists(folder / "mamba/model.safetensors"));
+  EXPECT_NE(error_of([&] {
+              convert(samba, "sambalm", folder / "never", {}, true);
+            }).find("pth: expected the layout lit_gpt, found sambalm"),
+            std::string::npos);
 }
 
 TEST(Convert, WritesATypeThatIsAskedFor) {

@@ -12,6 +12,7 @@
 #include "model/allocations.h"
 #include "model/bytes.h"
 #include "model/temporary_folder.h"
+#include "model/tensor_writer.h"
 
 namespace samba::test {
 namespace {
@@ -51,13 +52,13 @@ TEST_F(Safetensors, WritesWhatItReadsInEveryStoredType) {
                                  StoredType::f64,     StoredType::i64,     StoredType::u64};
   std::vector<std::uint8_t> noise(6 * 8);
   std::iota(noise.begin(), noise.end(), std::uint8_t{0});
-  SafetensorsWriter writer;
+  TensorWriter writer;
   writer.metadata("format", "pt");
   for (const StoredType type : kAll)
-    writer.add(name_of(type), type, {2, 3}, [&noise, type](const SafetensorsWriter::Put& put) {
+    writer.add(name_of(type), type, {2, 3}, [&noise, type](const TensorWriter::Put& put) {
       put(std::as_bytes(std::span(noise)).first(static_cast<std::size_t>(6 * size_of(type))));
     });
-  writer.write(folder_ / "all.safetensors");
+  writer.write_safetensors(folder_ / "all.safetensors");
   const TensorFile file = open_safetensors(folder_ / "all.safetensors");
   EXPECT_EQ(file.metadata(), (std::map<std::string, std::string>{{"format", "pt"}}));
   ASSERT_EQ(file.tensors().size(), std::size(kAll));
@@ -77,14 +78,14 @@ TEST_F(Safetensors, ReadsBackTheViewsThatItWrote) {
                                 std::numeric_limits<std::int32_t>::min()};
   std::vector<float> floats(values.begin(), values.end());
   const View all = view_of(values, 2, 3);
-  SafetensorsWriter writer;
+  TensorWriter writer;
   writer.add("f64", all);
   writer.add("f32", StoredType::f32, {6}, all);
   writer.add("bf16", StoredType::bf16, {3, 1, 2}, all);
   writer.add("columns", all.columns(1, 2));
   writer.add("i64", StoredType::i64, {1, 4}, view_of(ids, 1, 4));
   writer.add("i32", view_of(ids, 2, 2));
-  writer.write(folder_ / "x.safetensors");
+  writer.write_safetensors(folder_ / "x.safetensors");
   const TensorFile file = open_safetensors(folder_ / "x.safetensors");
   EXPECT_THAT(file.names(), ElementsAre("f64", "f32", "bf16", "columns", "i64", "i32"));
   EXPECT_EQ(bytes_of(file, "f64"), bytes_of(values));
@@ -139,9 +140,9 @@ TEST_F(Safetensors, ReadsLargeTensorsIntoSpacedRows) {
   constexpr Index kRows = 1237, kCols = 1001;
   std::vector<float> values(kRows * kCols);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 16777213);
-  SafetensorsWriter writer;
+  TensorWriter writer;
   writer.add("w", view_of(values, kRows, kCols));
-  writer.write(folder_ / "x.safetensors");
+  writer.write_safetensors(folder_ / "x.safetensors");
   const TensorFile file = open_safetensors(folder_ / "x.safetensors");
   std::vector<double> wide(kRows * (kCols + 3), -1);
   View to = view_of(wide, kRows, kCols + 3);
@@ -381,22 +382,22 @@ TEST_F(Safetensors, KeepsErrorsToOneShortLine) {
 
 TEST_F(Safetensors, RefusesToWriteWhatItCouldNotRead) {
   std::vector<float> x(4);
-  SafetensorsWriter twice;
+  TensorWriter twice;
   twice.add("a", view_of(x, 2, 2));
   twice.add("a", view_of(x, 2, 2));
-  EXPECT_THAT(error_of([&] { twice.write(folder_ / "x"); }), HasSubstr("twice"));
-  SafetensorsWriter short_fill;
-  short_fill.add("a", StoredType::u8, {2}, [&](const SafetensorsWriter::Put& put) {
-    put(std::as_bytes(std::span(x)).first(1));
-  });
-  EXPECT_THAT(error_of([&] { short_fill.write(folder_ / "x"); }), HasSubstr("found 1 bytes"));
-  SafetensorsWriter writer;
+  EXPECT_THAT(error_of([&] { twice.write_safetensors(folder_ / "x"); }), HasSubstr("twice"));
+  TensorWriter short_fill;
+  short_fill.add("a", StoredType::u8, {2},
+                 [&](const TensorWriter::Put& put) { put(std::as_bytes(std::span(x)).first(1)); });
+  EXPECT_THAT(error_of([&] { short_fill.write_safetensors(folder_ / "x"); }),
+              HasSubstr("found 1 bytes"));
+  TensorWriter writer;
   EXPECT_THAT(error_of([&] { writer.add("a", StoredType::f32, {3}, view_of(x, 2, 2)); }),
               HasSubstr("f32[2 x 2]; expected F32[3]"));
   EXPECT_THAT(error_of([&] { writer.add("a", StoredType::i32, {4}, view_of(x, 2, 2)); }),
               HasSubstr("expected I32[4]"));
   writer.add("\xff", view_of(x, 2, 2));
-  EXPECT_THAT(error_of([&] { writer.write(folder_ / "x"); }), HasSubstr("UTF-8"));
+  EXPECT_THAT(error_of([&] { writer.write_safetensors(folder_ / "x"); }), HasSubstr("UTF-8"));
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
 }
 
@@ -406,12 +407,12 @@ TEST_F(Safetensors, CopiesPublishedFilesTensorForTensor) {
        std::filesystem::recursive_directory_iterator(SAMBA_SOURCE_DIR "/tests/data/goldens")) {
     if (entry.path().extension() != ".safetensors") continue;
     const TensorFile file = open_safetensors(entry.path().string());
-    SafetensorsWriter writer;
+    TensorWriter writer;
     for (const auto& [key, value] : file.metadata()) writer.metadata(key, value);
     for (const TensorInfo& tensor : file.tensors())
       writer.add(tensor.name, tensor.type, tensor.shape,
-                 [&](const SafetensorsWriter::Put& put) { file.each_piece(tensor.name, put); });
-    writer.write(folder_ / "copy.safetensors");
+                 [&](const TensorWriter::Put& put) { file.each_piece(tensor.name, put); });
+    writer.write_safetensors(folder_ / "copy.safetensors");
     const TensorFile copy = open_safetensors(folder_ / "copy.safetensors");
     EXPECT_EQ(copy.names(), file.names());
     EXPECT_EQ(copy.metadata(), file.metadata());
@@ -430,13 +431,13 @@ class ShardedSafetensors : public testing::Test {
   std::string index_ = folder_ / "model.safetensors.index.json";
 
   void write_shard(const std::string& file, const std::vector<std::string>& names) {
-    SafetensorsWriter writer;
+    TensorWriter writer;
     writer.metadata("format", "pt");
     for (const std::string& name : names)
-      writer.add(name, StoredType::u8, {1}, [&](const SafetensorsWriter::Put& put) {
+      writer.add(name, StoredType::u8, {1}, [&](const TensorWriter::Put& put) {
         put(std::as_bytes(std::span(name)).first(1));
       });
-    writer.write(folder_ / file);
+    writer.write_safetensors(folder_ / file);
   }
   std::string error() {
     return error_of([&] { open_sharded_safetensors(index_); });

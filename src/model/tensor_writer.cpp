@@ -1,10 +1,13 @@
+#include "model/tensor_writer.h"
+
+#include <algorithm>
 #include <set>
 #include <utility>
 
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
-#include "model/safetensors.h"
+#include "model/tensors.h"
 
 namespace samba {
 namespace {
@@ -25,7 +28,7 @@ std::optional<DType> written_as(StoredType type) {
   }
 }
 
-void put_values(StoredType type, ConstView values, const SafetensorsWriter::Put& put) {
+void put_values(StoredType type, ConstView values, const TensorWriter::Put& put) {
   const DType dtype = written_as(type).value();  // add() has refused types without one
   std::vector<std::byte> piece(static_cast<std::size_t>(kPiece * size_of(dtype)));
   std::vector<std::int64_t> wide(static_cast<std::size_t>(kPiece));
@@ -55,12 +58,12 @@ std::string json_text(const std::string& text) {
 
 }  // namespace
 
-void SafetensorsWriter::metadata(std::string key, std::string value) {
+void TensorWriter::metadata(std::string key, std::string value) {
   metadata_.insert_or_assign(std::move(key), std::move(value));
 }
 
-void SafetensorsWriter::add(std::string name, StoredType type, std::vector<Index> shape,
-                            ConstView values) {
+void TensorWriter::add(std::string name, StoredType type, std::vector<Index> shape,
+                       ConstView values) {
   const std::optional<DType> dtype = written_as(type);
   if (!dtype || !convertible(stored_type_of(values.dtype), *dtype) ||
       count_of(shape) != values.rows * values.cols)
@@ -70,12 +73,12 @@ void SafetensorsWriter::add(std::string name, StoredType type, std::vector<Index
       [type, values](const Put& put) { put_values(type, values, put); });
 }
 
-void SafetensorsWriter::add(std::string name, ConstView values) {
+void TensorWriter::add(std::string name, ConstView values) {
   add(std::move(name), stored_type_of(values.dtype), {values.rows, values.cols}, values);
 }
 
-void SafetensorsWriter::add(std::string name, StoredType type, std::vector<Index> shape,
-                            std::function<void(const Put&)> fill) {
+void TensorWriter::add(std::string name, StoredType type, std::vector<Index> shape,
+                       std::function<void(const Put&)> fill) {
   const std::optional<Index> count = count_of(shape);
   Index bytes = 0;
   if (!count || __builtin_mul_overflow(*count, size_of(type), &bytes))
@@ -84,9 +87,26 @@ void SafetensorsWriter::add(std::string name, StoredType type, std::vector<Index
   tensors_.push_back({std::move(name), type, std::move(shape), bytes, std::move(fill)});
 }
 
-std::string SafetensorsWriter::header() const {
-  std::string text = "{";
+void TensorWriter::Tensor::put_into(const std::string& path, const Put& put) const {
+  Index written = 0;
+  fill([&](std::span<const std::byte> piece) {
+    written += static_cast<Index>(piece.size());
+    if (written <= bytes) put(piece);
+  });
+  if (written != bytes)
+    fail(path, ": tensor ", in_quotes(name), ": found ", written, " bytes to write; expected ",
+         bytes);
+}
+
+void TensorWriter::expect_names_once() const {
   std::set<std::string_view> names{"__metadata__"};
+  for (const Tensor& tensor : tensors_)
+    if (!names.insert(tensor.name).second)
+      samba::fail("found tensor ", in_quotes(tensor.name), " twice; expected each name once");
+}
+
+std::string TensorWriter::header() const {
+  std::string text = "{";
   if (!metadata_.empty()) {
     for (const auto& [key, value] : metadata_) {
       text += text == "{" ? "\"__metadata__\":{" : ",";
@@ -96,8 +116,6 @@ std::string SafetensorsWriter::header() const {
   }
   Index end = 0;
   for (const Tensor& tensor : tensors_) {
-    if (!names.insert(tensor.name).second)
-      fail("safetensors: found tensor ", in_quotes(tensor.name), " twice; expected each name once");
     const Index begin = end;
     if (__builtin_add_overflow(begin, tensor.bytes, &end))
       fail("safetensors: found tensors of 2^63 bytes and more; expected less");
@@ -110,7 +128,8 @@ std::string SafetensorsWriter::header() const {
   return text;
 }
 
-void SafetensorsWriter::write(const std::string& path) const {
+void TensorWriter::write_safetensors(const std::string& path) const {
+  expect_names_once();
   const std::string text = header();
   if (text.size() > kLongestHeader)
     fail(path, ": found a header of ", text.size(), " bytes; expected ", kLongestHeader,
@@ -119,16 +138,9 @@ void SafetensorsWriter::write(const std::string& path) const {
   const std::uint64_t length = text.size();
   file.write(&length, sizeof(length));
   file.write(text);
-  for (const Tensor& tensor : tensors_) {
-    Index written = 0;
-    tensor.fill([&](std::span<const std::byte> bytes) {
-      written += static_cast<Index>(bytes.size());
-      if (written <= tensor.bytes) file.write(bytes.data(), bytes.size());
-    });
-    if (written != tensor.bytes)
-      fail(path, ": tensor ", in_quotes(tensor.name), ": found ", written,
-           " bytes to write; expected ", tensor.bytes);
-  }
+  for (const Tensor& tensor : tensors_)
+    tensor.put_into(
+        path, [&](std::span<const std::byte> bytes) { file.write(bytes.data(), bytes.size()); });
   file.commit();
 }
 
