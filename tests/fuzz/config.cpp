@@ -7,7 +7,7 @@ using namespace samba;
 
 namespace {
 
-constexpr std::size_t kMostRewritten = 64;  // layers; more take time and show nothing new
+constexpr std::size_t kMostRewritten = 8;  // layers; more take time and show nothing new
 
 /// What `info`, `verify` and `convert` ask before anything is allocated.
 void use(const Layout& layout) {

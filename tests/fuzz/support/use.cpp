@@ -15,16 +15,15 @@ constexpr std::int32_t kMostTokens = 512;
 
 /// As every pair of rows and columns that the shape can be read as, rows apart from each other.
 void read(const TensorFile& file, const TensorInfo& tensor, DType dtype) {
-  const auto count = static_cast<std::size_t>(tensor.count());
+  const Index count = tensor.count();
   for (std::size_t k = 0; k <= tensor.shape.size(); ++k) {
     const std::span<const Index> shape = tensor.shape;
     const Index rows = count_of(shape.first(k)).value_or(0);
     const Index cols = count_of(shape.subspan(k)).value_or(0);
-    const Index stride = cols + static_cast<Index>(k % 2);
-    if (rows * cols != tensor.count()) continue;  // one of them is 0, the other may be anything
-    std::vector<std::byte> to((count + static_cast<std::size_t>(rows)) *
-                              static_cast<std::size_t>(size_of(dtype)));
-    attempt([&] { file.read(tensor.name, {to.data(), rows, cols, stride, dtype}); });
+    const Index gap =
+        count > 0 ? static_cast<Index>(k % 2) : 0;  // an empty tensor may have any rows
+    std::vector<std::byte> to(static_cast<std::size_t>((count + gap * rows) * size_of(dtype)));
+    attempt([&] { file.read(tensor.name, {to.data(), rows, cols, cols + gap, dtype}); });
   }
 }
 
@@ -33,7 +32,7 @@ std::string text_of_tokens(const TokenModel& model) {
   std::string text;
   for (std::int32_t id = 0; id < std::min(model.vocabulary(), kMostTokens); ++id)
     text += model.token(id);
-  return text.substr(0, 4096);
+  return text.substr(0, 1024);
 }
 
 void encode_and_decode(const TokenModel& model, WordTable& words, std::string_view text) {
