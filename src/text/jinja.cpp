@@ -111,7 +111,7 @@ class Renderer {
     if (elements == nullptr) fail(at(node), ": found no list to loop over; expected one");
     const List& all = **elements;
     for (std::size_t i = 0; i < all.size(); ++i) {
-      work_.spend(Work::kStatement + size_of_text(all[i]), at(node));
+      work_.spend(Work::kRound + size_of_text(all[i]), at(node));
       const auto index = static_cast<std::int64_t>(i);
       scopes_.push();
       scopes_.set(node.text, all[i]);

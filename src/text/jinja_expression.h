@@ -34,8 +34,9 @@ std::ostream& operator<<(std::ostream&, const Place&);
 /// is paid for when it is made, so that this bounds time and memory at once.
 class Work {
  public:
-  static constexpr std::size_t kWord = 8;        ///< of an expression
-  static constexpr std::size_t kStatement = 64;  ///< or a round of a loop
+  static constexpr std::size_t kWord = 8;  ///< of an expression
+  static constexpr std::size_t kStatement = 128;
+  static constexpr std::size_t kRound = 512;  ///< of a loop
 
   explicit Work(std::size_t units) : left_(units) {}
   /// Throws an Error that begins with `place` where less is left.

@@ -419,6 +419,16 @@ TEST(HfTokenizer, NamesWhatIsWrongInAFile) {
   added({{"id", 700}, {"content", "x!"}, {"lstrip", 1}}, "added_tokens[0].lstrip: found a number");
   added("x", "added_tokens[0]: found a string; expected an object");
 
+  const auto many = [&](const char* part, const char* list, const Json& step) {
+    const Json steps = std::vector<Json>(100'000, step);
+    refused({{part, {{"type", "Sequence"}, {list, steps}}}},
+            text_of(part, ".", list, "[64]: found more than 64 steps"));
+  };
+  const Json replace = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "b"}};
+  many("normalizer", "normalizers", {{"type", "NFC"}});
+  many("pre_tokenizer", "pretokenizers", {{"type", "Digits"}});
+  many("decoder", "decoders", replace);
+
   const auto bytes = [](const std::string& text, const std::string& part) {
     const std::string error = error_of([&] { Tokenizer::from_bytes(text, "t.json"); });
     EXPECT_TRUE(error.starts_with("t.json: ")) << error;
