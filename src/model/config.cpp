@@ -13,33 +13,63 @@
 namespace samba {
 namespace {
 
-constexpr std::size_t kMostLayers = 10'000;
+constexpr std::size_t kMostLayers = 4096;  // those inside of entries counted
+constexpr std::size_t kMostText = std::size_t{2} << 20;
 
-/// Appends the entries of a list, "repeat" expanded.
-void expand(const Json& list, const std::string& place, std::vector<Json>& out) {
+/// A list without "repeat". It is bounded before it is made: a short file may ask for any number
+/// of copies of any entry.
+class Expanded {
+ public:
+  const std::vector<Json>& entries() const { return entries_; }
+  std::vector<Json> take() { return std::move(entries_); }
+
+  void add(const Json& entry, const std::string& place) {
+    const bool holds_layers = entry.contains("layers") && entry.at("layers").is_array();
+    grow(holds_layers ? entry.at("layers").size() : 1, entry.dump().size(), place);
+    entries_.push_back(entry);
+  }
+  void add(const Expanded& part, const std::string& place) {
+    grow(part.layers_, part.text_, place);
+    entries_.insert(entries_.end(), part.entries_.begin(), part.entries_.end());
+  }
+
+ private:
+  std::vector<Json> entries_;
+  std::size_t layers_ = 0;
+  std::size_t text_ = 0;  // bytes of the entries as JSON
+
+  void grow(std::size_t layers, std::size_t text, const std::string& place) {
+    layers_ += layers;
+    text_ += text;
+    if (layers_ > kMostLayers) fail(place, ": expected at most ", kMostLayers, " layers");
+    if (text_ > kMostText)
+      fail(place, ": expected entries of at most ", kMostText, " bytes together, repeats counted");
+  }
+};
+
+Expanded expand(const Json& list, const std::string& place) {
   if (!list.is_array()) fail(place, ": expected a list, found ", list.dump());
+  Expanded out;
   for (std::size_t i = 0; i < list.size(); ++i) {
     const std::string here = text_of(place, '[', i, ']');
     const Json& entry = list[i];
     if (!entry.is_object()) fail(here, ": expected an object, found ", entry.dump());
     if (!entry.contains("repeat")) {
-      out.push_back(entry);
-    } else {
-      Index repeat = 0;
-      JsonFields f(entry, here);
-      f("repeat", repeat, "");
-      f.ignore("layers");
-      f.finish();
-      if (repeat < 1) fail(here, ": repeat: expected at least 1, found ", repeat);
-      if (!entry.contains("layers")) fail(here, ": repeat: expected \"layers\" beside it");
-      std::vector<Json> inner;
-      expand(entry.at("layers"), here + ".layers", inner);
-      if (inner.empty()) continue;  // however often
-      for (Index k = 0; k < repeat && out.size() <= kMostLayers; ++k)
-        out.insert(out.end(), inner.begin(), inner.end());
+      out.add(entry, place);
+      continue;
     }
-    if (out.size() > kMostLayers) fail(place, ": expected at most ", kMostLayers, " layers");
+    Index repeat = 0;
+    JsonFields f(entry, here);
+    f("repeat", repeat, "");
+    f.ignore("layers");
+    f.finish();
+    if (repeat < 1) fail(here, ": repeat: expected at least 1, found ", repeat);
+    if (!entry.contains("layers")) fail(here, ": repeat: expected \"layers\" beside it");
+    const Expanded inner = expand(entry.at("layers"), here + ".layers");
+    if (inner.entries().empty()) continue;  // however often
+    for (Index k = 0; k < repeat; ++k) out.add(inner, place);
   }
+  return out;
 }
 
 /// A preset's name as its file has it: "LLaMA_438M_SWA" is llama-438m-swa.
@@ -62,7 +92,7 @@ ModelConfig model_config(const Json& document, const std::string& place) {
     fail(place, ": norm_eps: expected 0 or more, found ", config.norm_eps);
   if (config.init != "mamba" && config.init != "neox")
     fail(place, ": init: expected mamba or neox, found \"", config.init, "\"");
-  expand(document.at("layers"), place + ": layers", config.layers);
+  config.layers = expand(document.at("layers"), place + ": layers").take();
   return config;
 }
 

@@ -36,7 +36,7 @@ Header read_header(const MappedFile& file) {
   if (h.d % h.heads != 0 || h.width() % 2 != 0 || h.heads % h.kv_heads != 0)
     fail(file.path(), ": expected heads of an even width that divide dim = ", h.d,
          " and are a multiple of n_kv_heads = ", h.kv_heads, ", found ", h.heads);
-  constexpr Index kMostLayers = 10'000;
+  constexpr Index kMostLayers = 1024;
   if (h.layers > kMostLayers)
     fail(file.path(), ": n_layers: expected at most ", kMostLayers, ", found ", h.layers);
   return h;

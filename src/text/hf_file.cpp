@@ -12,6 +12,12 @@ namespace {
 constexpr std::int32_t kMostId = (1 << 20) - 1;
 constexpr std::size_t kLongestToken = 4096;
 
+/// The largest id that a file may name. Ids leave few holes and a token takes several bytes, so a
+/// small file cannot ask for a large table.
+std::int32_t most_id(const TokenizerFile& file) {
+  return static_cast<std::int32_t>(std::min<std::size_t>(kMostId, file.bytes.size()));
+}
+
 /// End and begin marks of files that name none.
 constexpr const char* kEndMarks[] = {"<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"};
 constexpr const char* kBeginMarks[] = {"<s>", "<|begin_of_text|>", "<bos>"};
@@ -19,8 +25,8 @@ constexpr const char* kBeginMarks[] = {"<s>", "<|begin_of_text|>", "<bos>"};
 /// Tokens by their text while a file is read.
 class Vocabulary {
  public:
-  /// `place`: the object of tokens, for errors.
-  explicit Vocabulary(const JsonNode& node) : place_(node.place()) {
+  /// `node`: the object of tokens; `most`: the largest id.
+  Vocabulary(const JsonNode& node, std::int32_t most) : place_(node.place()), most_(most) {
     for (const auto [token, id] : node.object()) add(token, JsonNode(id, entry(token)));
     if (ids_.empty()) fail(place_, ": found no tokens; expected some");
   }
@@ -34,13 +40,14 @@ class Vocabulary {
 
  private:
   std::string place_;
+  std::int32_t most_;
   std::unordered_map<std::string_view, std::int32_t> ids_;
   std::vector<std::string> tokens_;
 
   std::string entry(std::string_view token) const { return place_ + "[" + quote(token) + "]"; }
 
   void add(std::string_view token, const JsonNode& node) {
-    const std::int32_t id = node.number(kMostId);
+    const std::int32_t id = node.number(most_);
     if (token.size() > kLongestToken)
       fail(place_, ": found a token of ", token.size(), " bytes; expected at most ", kLongestToken);
     const auto at = static_cast<std::size_t>(id);
@@ -116,7 +123,7 @@ void spell(std::vector<std::string>& tokens, bool unknown, const std::string& pl
   expect_bytes(found, place);
 }
 
-void parse_model(const JsonNode& node, HfFile& file) {
+void parse_model(const JsonNode& node, std::int32_t most, HfFile& file) {
   if (const auto type = node.find("type"); type && type->text() != "BPE")
     type->refuse(type->text(), "BPE");
   refuse_affix(node, "continuing_subword_prefix");
@@ -128,7 +135,7 @@ void parse_model(const JsonNode& node, HfFile& file) {
   model.byte_fallback = node.boolean("byte_fallback", false) && !model.bytes;
   model.fuse_unknown = node.boolean("fuse_unk", false);
   model.ignore_merges = node.boolean("ignore_merges", false);
-  Vocabulary vocabulary(node.at("vocab"));
+  Vocabulary vocabulary(node.at("vocab"), most);
   model.merges = parse_merges(node.at("merges"), vocabulary);
   if (const auto unknown = node.find("unk_token")) {
     model.unknown = vocabulary.find(unknown->text());
@@ -152,7 +159,7 @@ std::int32_t find_token(const HfFile& file, std::string_view token) {
              : static_cast<std::int32_t>(found - file.tokens.begin());
 }
 
-void parse_added(const JsonNode& node, HfFile& file) {
+void parse_added(const JsonNode& node, std::int32_t most, HfFile& file) {
   std::unordered_map<std::string, std::int32_t> known;
   for (std::size_t id = 0; id < file.tokens.size(); ++id)
     if (!file.tokens[id].empty()) known.emplace(file.tokens[id], static_cast<std::int32_t>(id));
@@ -160,7 +167,7 @@ void parse_added(const JsonNode& node, HfFile& file) {
     AddedToken token;
     token.content = entry.at("content").text();
     const JsonNode id = entry.at("id");
-    token.id = id.number(kMostId);
+    token.id = id.number(most);
     token.special = entry.boolean("special", false);
     token.single_word = entry.boolean("single_word", false);
     token.lstrip = entry.boolean("lstrip", false);
@@ -236,8 +243,8 @@ HfFile parse_hf_file(const TokenizerFile& given, const TokenizerConfig& config) 
   if (const auto node = root.find("normalizer")) file.normalizer = Normalizer(*node);
   if (const auto node = root.find("pre_tokenizer")) file.pre_tokenizer = PreTokenizer(*node);
   file.decode = parse_decoder(root.at("decoder"));
-  parse_model(root.at("model"), file);
-  if (const auto node = root.find("added_tokens")) parse_added(*node, file);
+  parse_model(root.at("model"), most_id(given), file);
+  if (const auto node = root.find("added_tokens")) parse_added(*node, most_id(given), file);
   std::string first;
   if (const auto node = root.find("post_processor")) {
     first = first_token(*node);
@@ -251,7 +258,7 @@ HfFile parse_hf_file(const TokenizerFile& given, const TokenizerConfig& config) 
 HfFile parse_gpt2_files(const TokenizerFile& vocabulary_file, const TokenizerFile& merges_file,
                         const TokenizerConfig& config) {
   const JsonDocument document(vocabulary_file.bytes, vocabulary_file.place);
-  Vocabulary vocabulary(document.root());
+  Vocabulary vocabulary(document.root(), most_id(vocabulary_file));
   HfFile file;
   file.pre_tokenizer = PreTokenizer(WordPattern::gpt2);
   file.model.bytes = true;

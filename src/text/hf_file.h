@@ -25,8 +25,9 @@ struct HfFile {
   bool begins_with_bos = false;
 };
 
-/// Reads and checks a tokenizer.json before anything large is made from it: ids are below 2^20, a
-/// merge joins tokens to a token, every byte has one. Throws an Error "FILE: key: ...".
+/// Reads and checks a tokenizer.json before anything large is made from it: ids are below 2^20 and
+/// the number of the file's bytes, a merge joins tokens to a token, every byte has one. Throws an
+/// Error "FILE: key: ...".
 HfFile parse_hf_file(const TokenizerFile& file, const TokenizerConfig& config);
 
 /// The same of GPT-2's pair.

@@ -21,9 +21,10 @@ struct Value {
   std::variant<Undefined, None, bool, std::int64_t, std::string, std::shared_ptr<List>,
                std::shared_ptr<Map>>
       of;
+  int depth = 0;  ///< lists and maps inside of each other, when it was made
 
-  static Value list(List elements) { return {std::make_shared<List>(std::move(elements))}; }
-  static Value map(Map members) { return {std::make_shared<Map>(std::move(members))}; }
+  static Value list(List elements);
+  static Value map(Map members);
 };
 
 /// A word of an expression.
@@ -54,15 +55,15 @@ struct Node {
 /// may use more. Source: the Jinja documentation, "Template Designer Documentation".
 class Template {
  public:
-  /// Throws an Error "place: line N: ..." on broken statements, and above 1 MiB.
-  Template(std::string_view source, std::string place);
+  /// Throws an Error "FILE: line N: ..." on broken statements, and above 1 MiB.
+  Template(std::string_view source, std::string file);
 
-  /// The text. Throws an Error on what the part lacks, on raise_exception in its words, and on
-  /// output above 64 MiB or endless work.
+  /// The text. Throws an Error on what the part lacks, on raise_exception in its words, and on more
+  /// work or memory than the variables, which are texts and lists of maps of texts, can ask for.
   std::string render(Map variables) const;
 
  private:
-  std::string place_;
+  std::string file_;
   std::vector<Node> nodes_;
 };
 

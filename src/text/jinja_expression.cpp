@@ -12,7 +12,6 @@ namespace samba::jinja {
 namespace {
 
 constexpr int kDeepest = 64;
-constexpr std::size_t kMaxText = std::size_t{64} << 20;
 
 template <class T>
 const T* as(const Value& value) {
@@ -49,6 +48,12 @@ bool equal(const Value& a, const Value& b) {
   return map_of(a) == map_of(b);
 }
 
+/// What looking for `part` in a text may compare.
+std::size_t search(std::string_view text, std::string_view part) {
+  constexpr std::size_t kAtOnce = 64;  // bytes that take about as long as one
+  return text.size() * (1 + part.size() / kAtOnce);
+}
+
 std::string stripped(std::string_view text, bool left, bool right,
                      std::string_view what = " \t\r\n\v\f") {
   if (left) text.remove_prefix(std::min(text.find_first_not_of(what), text.size()));
@@ -68,8 +73,8 @@ std::string in_case(std::string text, bool upper) {
 /// as the right side of a false `and`, is only walked over: what is wrong there does not matter.
 class Walker {
  public:
-  Walker(const std::vector<Token>& tokens, const Scopes& scopes, const std::string& place)
-      : tokens_(tokens), scopes_(scopes), place_(place) {}
+  Walker(const std::vector<Token>& tokens, const Scopes& scopes, Work& work, const Place& place)
+      : tokens_(tokens), scopes_(scopes), work_(work), place_(place) {}
 
   Value whole() {
     Value value = choice(true);
@@ -80,7 +85,8 @@ class Walker {
  private:
   const std::vector<Token>& tokens_;
   const Scopes& scopes_;
-  const std::string& place_;
+  Work& work_;
+  const Place& place_;
   std::size_t at_ = 0;
   int depth_ = 0;
 
@@ -107,15 +113,35 @@ class Walker {
     fail(place_, ": found ", found, "; expected ", expected);
   }
 
+  void spend(std::size_t units) { work_.spend(units, place_); }
+  /// A value that has been copied or made.
+  Value paid(Value value) {
+    if (const auto* text = as<std::string>(value)) spend(text->size());
+    return value;
+  }
+  /// A list or map that has been made.
+  Value paid_whole(Value value) {
+    if (value.depth > kDeepest) wrong("lists or maps nested deeper than 64", "fewer");
+    if (const List* list = list_of(value)) spend(list->size() * sizeof(Value));
+    return value;
+  }
+
+  void deeper() {
+    if (++depth_ > kDeepest) fail(place_, ": nested deeper than ", kDeepest, " levels");
+  }
+
   /// value if condition else other
   Value choice(bool live) {
-    if (++depth_ > kDeepest) fail(place_, ": nested deeper than ", kDeepest, " levels");
+    deeper();
     const std::size_t begin = at_;
     // Which side counts is known behind the first one.
     Value value = disjunction(false);
+    for (std::size_t i = begin; i < at_; ++i) spend(Work::kWord + tokens_[i].text.size());
     if (!take("if")) {
-      at_ = begin;
-      value = disjunction(live);
+      if (live) {
+        at_ = begin;
+        value = disjunction(true);
+      }
       --depth_;
       return value;
     }
@@ -163,7 +189,7 @@ class Walker {
   /// One comparison at most: Jinja would compare the second in a chain with the value between.
   Value comparison(bool live) {
     Value left = sum(live);
-    const std::string sign = token().text;
+    const std::string& sign = token().text;
     if (token().kind == Token::Kind::text) return left;
     if (sign == "==" || sign == "!=") {
       ++at_;
@@ -191,19 +217,19 @@ class Walker {
                           : *left >= *right;
   }
 
-  bool contains(const Value& whole, const Value& part, bool live) const {
+  bool contains(const Value& whole, const Value& part, bool live) {
     if (!live) return false;
+    const auto* wanted = as<std::string>(part);
     if (const auto* text = as<std::string>(whole)) {
-      const auto* wanted = as<std::string>(part);
+      if (wanted != nullptr) spend(search(*text, *wanted));
       return wanted != nullptr && text->find(*wanted) != text->npos;
     }
-    if (const List* list = list_of(whole))
+    if (const List* list = list_of(whole)) {
+      spend(list->size() * (wanted == nullptr ? 1 : 1 + wanted->size()));
       return std::any_of(list->begin(), list->end(),
                          [&](const Value& element) { return equal(element, part); });
-    if (const Map* map = map_of(whole)) {
-      const auto* key = as<std::string>(part);
-      return key != nullptr && map->contains(*key);
     }
+    if (const Map* map = map_of(whole)) return wanted != nullptr && map->contains(*wanted);
     wrong("\"in\" of another value", "a text, a list or a map");
   }
 
@@ -232,9 +258,8 @@ class Walker {
     return left;
   }
 
-  Value append(const std::string& left, const std::string& right) const {
-    if (left.size() + right.size() > kMaxText)
-      wrong("a text above 64 MiB", "one of a conversation");
+  Value append(const std::string& left, const std::string& right) {
+    spend(left.size() + right.size());
     return {left + right};
   }
 
@@ -260,7 +285,7 @@ class Walker {
         wrong(times ? "\"*\" of other values" : "\"%\" of other values", "numbers");
       std::int64_t result = 0;
       if (!times)
-        result = ((*a % *b) + *b) % *b;
+        result = *a % *b + (*a % *b < 0 ? *b : 0);
       else if (__builtin_mul_overflow(*a, *b, &result))
         wrong("a product above 64 bits", "a smaller one");
       left = Value{result};
@@ -293,6 +318,7 @@ class Walker {
     if (is("(")) arguments(live);
     if (!live) return {};
     const auto* text = as<std::string>(value);
+    if (text != nullptr) spend(text->size());
     if (what == "trim" && text != nullptr) return {stripped(*text, true, true)};
     if ((what == "upper" || what == "lower") && text != nullptr)
       return {in_case(*text, what == "upper")};
@@ -355,7 +381,7 @@ class Walker {
       if (take(".")) {
         const std::string key = name();
         value = is("(") ? method(value, key, arguments(live), live)
-                : live  ? element(value, {key})
+                : live  ? paid(element(value, {key}))
                         : Value{};
       } else if (take("[")) {
         value = subscript(value, live);
@@ -369,7 +395,7 @@ class Walker {
     Value from{std::int64_t{0}}, to;
     const bool slice_begins = is(":");
     if (!slice_begins) from = choice(live);
-    if (take("]")) return live ? element(value, from) : Value{};
+    if (take("]")) return live ? paid(element(value, from)) : Value{};
     expect(":");
     if (!is("]")) to = choice(live);
     expect("]");
@@ -384,7 +410,9 @@ class Walker {
       return list->begin() + std::clamp<std::int64_t>(i < 0 ? i + size : i, 0, size);
     };
     const auto first = place(*begin), last = end == nullptr ? list->end() : place(*end);
-    return Value::list(first < last ? List(first, last) : List{});
+    List part;
+    for (auto each = first; each < last; ++each) part.push_back(paid(*each));
+    return paid_whole(Value::list(std::move(part)));
   }
 
   Value element(const Value& value, const Value& key) const {
@@ -414,7 +442,7 @@ class Walker {
       wrong("the function " + quote(called), "namespace or raise_exception");
     Map members;
     for (auto& [key, value] : given) members[key] = std::move(value);
-    return Value::map(std::move(members));
+    return paid_whole(Value::map(std::move(members)));
   }
 
   Value method(const Value& value, const std::string& called,
@@ -422,6 +450,7 @@ class Walker {
     if (!live) return {};
     const auto* text = as<std::string>(value);
     const auto* argument = given.empty() ? nullptr : as<std::string>(given[0].second);
+    if (text != nullptr) spend(argument == nullptr ? text->size() : search(*text, *argument));
     if (text != nullptr && (called == "strip" || called == "lstrip" || called == "rstrip")) {
       const bool left = called != "rstrip", right = called != "lstrip";
       return {argument == nullptr ? stripped(*text, left, right)
@@ -438,10 +467,12 @@ class Walker {
           "strip, lstrip, rstrip, upper, lower, startswith, endswith or split of a text");
   }
 
-  static Value split(std::string_view text, std::string_view by) {
+  Value split(std::string_view text, std::string_view by) {
     List parts;
-    for (std::size_t at; (at = text.find(by)) != text.npos; text.remove_prefix(at + by.size()))
+    for (std::size_t at; (at = text.find(by)) != text.npos; text.remove_prefix(at + by.size())) {
+      spend(sizeof(Value));
       parts.push_back({std::string(text.substr(0, at))});
+    }
     parts.push_back({std::string(text)});
     return Value::list(std::move(parts));
   }
@@ -459,13 +490,17 @@ class Walker {
         elements.push_back(choice(live));
         if (!is("]")) expect(",");
       }
-      return Value::list(std::move(elements));
+      return paid_whole(Value::list(std::move(elements)));
     }
     if (take("-")) {
+      deeper();
       const Value value = primary(live);
+      --depth_;
       const auto* number = as<std::int64_t>(value);
-      if (live && number == nullptr) wrong("\"-\" before another value", "a number");
-      return live ? Value{-*number} : Value{};
+      std::int64_t negative = 0;
+      if (live && (number == nullptr || __builtin_sub_overflow(0, *number, &negative)))
+        wrong("\"-\" before another value", "a number");
+      return live ? Value{negative} : Value{};
     }
     if (word.kind == Token::Kind::end || word.kind == Token::Kind::sign) unexpected();
     ++at_;
@@ -473,13 +508,14 @@ class Walker {
       std::string text = word.text;
       // Texts side by side are one.
       while (token().kind == Token::Kind::text) text += tokens_[at_++].text;
+      spend(text.size());
       return {text};
     }
     if (word.kind == Token::Kind::number) return number(word.text);
     if (word.text == "true" || word.text == "True") return {true};
     if (word.text == "false" || word.text == "False") return {false};
     if (word.text == "none" || word.text == "None") return {Value::None{}};
-    return live ? scopes_.find(word.text) : Value{};
+    return live ? paid(scopes_.find(word.text)) : Value{};
   }
 
   Value number(const std::string& digits) const {
@@ -499,9 +535,19 @@ Value Scopes::find(const std::string& name) const {
   return {};
 }
 
-Value evaluate(const std::vector<Token>& expression, const Scopes& scopes,
-               const std::string& place) {
-  return Walker(expression, scopes, place).whole();
+std::ostream& operator<<(std::ostream& out, const Place& place) {
+  return out << place.file << ": line " << place.line;
+}
+
+void Work::spend(std::size_t units, const Place& place) {
+  if (units > left_)
+    fail(place, ": found more text or work than a conversation can ask for; expected less");
+  left_ -= units;
+}
+
+Value evaluate(const std::vector<Token>& expression, const Scopes& scopes, Work& work,
+               const Place& place) {
+  return Walker(expression, scopes, work, place).whole();
 }
 
 bool is_true(const Value& value) {
@@ -513,7 +559,7 @@ bool is_true(const Value& value) {
   return false;
 }
 
-std::string text_of_value(const Value& value, const std::string& place) {
+std::string text_of_value(const Value& value, const Place& place) {
   if (const auto* text = as<std::string>(value)) return *text;
   if (const auto* number = as<std::int64_t>(value)) return std::to_string(*number);
   if (const auto* truth = as<bool>(value)) return *truth ? "True" : "False";

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <ostream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "text/jinja.h"
@@ -21,14 +23,37 @@ class Scopes {
   std::vector<Map> scopes_;
 };
 
-/// The value of an expression. `place` stands before errors: "FILE: line 3".
-Value evaluate(const std::vector<Token>& expression, const Scopes& scopes,
-               const std::string& place);
+/// Where an expression stands, as errors begin: "FILE: line 3".
+struct Place {
+  std::string_view file;
+  std::size_t line;
+};
+std::ostream& operator<<(std::ostream&, const Place&);
+
+/// What a rendering may still do, in units of about a byte copied or compared. Every text and list
+/// is paid for when it is made, so that this bounds time and memory at once.
+class Work {
+ public:
+  static constexpr std::size_t kWord = 8;  ///< of an expression
+  static constexpr std::size_t kStatement = 128;
+  static constexpr std::size_t kRound = 512;  ///< of a loop
+
+  explicit Work(std::size_t units) : left_(units) {}
+  /// Throws an Error that begins with `place` where less is left.
+  void spend(std::size_t units, const Place& place);
+
+ private:
+  std::size_t left_;
+};
+
+/// The value of an expression.
+Value evaluate(const std::vector<Token>& expression, const Scopes& scopes, Work& work,
+               const Place& place);
 
 /// Whether a condition takes a value for true.
 bool is_true(const Value& value);
 
 /// What output shows of a value. Throws an Error on lists and maps.
-std::string text_of_value(const Value& value, const std::string& place);
+std::string text_of_value(const Value& value, const Place& place);
 
 }  // namespace samba::jinja

@@ -106,6 +106,12 @@ bool JsonNode::boolean(std::string_view key, bool otherwise) const {
   return member ? member->boolean() : otherwise;
 }
 
+void expect_few_steps(const JsonNode& step, std::size_t count) {
+  constexpr std::size_t kMost = 64;
+  if (count >= kMost)
+    fail(step.place(), ": found more than ", kMost, " steps; expected as many at most");
+}
+
 JsonDocument::JsonDocument(std::string_view bytes, const std::string& name) : name_(name) {
   // The parser's memory is a small multiple of the text's, whatever the text says.
   simdjson::error_code error = parser_.allocate(std::max<std::size_t>(bytes.size(), 1), kDeepest);

@@ -53,6 +53,10 @@ class JsonNode {
   [[noreturn]] void expected(std::string_view kind) const;
 };
 
+/// Throws an Error where a list of steps, such as those of a normalizer, goes on behind `count`
+/// ones: every text goes through them all.
+void expect_few_steps(const JsonNode& step, std::size_t count);
+
 /// A parsed document: owns what its nodes look at.
 class JsonDocument {
  public:

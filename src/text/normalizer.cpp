@@ -6,6 +6,7 @@ namespace samba {
 
 const Replacement& Replacements::add(const JsonNode& node) {
   constexpr std::size_t kMostGrowth = 8;
+  expect_few_steps(node, all_.size());
   const JsonNode pattern = node.at("pattern"), content = node.at("content");
   const auto from = pattern.find("String");
   if (!from || from->text().empty())
@@ -44,6 +45,7 @@ Normalizer::Normalizer(const JsonNode& node) {
 
 void Normalizer::add(const JsonNode& node) {
   constexpr std::size_t kLongestPrepend = 64;
+  expect_few_steps(node, steps_.size());
   const JsonNode type_node = node.at("type");
   const std::string_view type = type_node.text();
   if (type == "Sequence") {

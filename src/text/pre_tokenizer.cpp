@@ -136,6 +136,7 @@ bool PreTokenizer::whole() const {
 }
 
 void PreTokenizer::add(const JsonNode& node) {
+  expect_few_steps(node, steps_.size());
   const JsonNode type_node = node.at("type");
   const std::string_view type = type_node.text();
   if (bytes_) type_node.refuse(type, "nothing behind ByteLevel");

@@ -242,7 +242,19 @@ TEST(Config, RefusesMoreLayersThanAnyModelHasWithoutMakingThem) {
                            R"([{"repeat": 1000000000, "layers": [{"repeat": 1000000000, "layers":
             [{"repeat": 1000000000, "layers": [{"type": "mamba"}]}]}]}])"}) {
     const std::string message = error_with(text_of(R"({"layers": )", list, "}").c_str());
-    EXPECT_NE(message.find("expected at most 10000 layers"), std::string::npos) << message;
+    EXPECT_NE(message.find("expected at most 4096 layers"), std::string::npos) << message;
+  }
+  // A small entry may hold many layers, or no layer but much text.
+  std::string many, text;
+  for (int i = 0; i < 64; ++i) many += R"({"type": "gla"}, )";
+  for (int i = 0; i < 1000; ++i) text += "[],";
+  const std::string lists[] = {R"({"type": "parallel", "layers": [)" + many + "{}]}",
+                               R"({"type": "mamba", "x": [)" + text + "[]]}"};
+  const char* messages[] = {"expected at most 4096 layers", "expected entries of at most 2097152"};
+  for (int i = 0; i < 2; ++i) {
+    const std::string message = error_with(
+        text_of(R"({"layers": [{"repeat": 4095, "layers": [)", lists[i], "]}]}").c_str());
+    EXPECT_NE(message.find(messages[i]), std::string::npos) << message;
   }
   // Nothing in the list: no number of repeats makes it long.
   EXPECT_EQ(error_with(R"({"layers": [{"repeat": 9223372036854775807, "layers": []}]})"), "");

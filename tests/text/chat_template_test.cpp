@@ -290,14 +290,69 @@ TEST(Jinja, SaysWhatItDoesNotUnderstand) {
     EXPECT_TRUE(error.starts_with("t.jinja: ")) << error;
     EXPECT_NE(error.find(expected), error.npos) << error << "\n  expected " << expected;
   }
-  std::string deep, doubling = "{% set n = namespace(x='xxxxxxxxxxxxxxxx') %}";
+  std::string deep;
   for (int i = 0; i < 100; ++i) deep += "{% if true %}";
   EXPECT_NE(refusal(deep).find("nested deeper than 64"), std::string::npos);
-  for (int i = 0; i < 60; ++i) doubling += "{% set n.x = n.x + n.x %}";
-  EXPECT_NE(refusal(doubling).find("found a text above 64 MiB"), std::string::npos);
   EXPECT_NE(refusal("{{ messages[0].content }}", {{"tool", "x"}})
                 .find("message 1: found the role \"tool\"; expected system, user or assistant"),
             std::string::npos);
+}
+
+TEST(Jinja, ComputesAtTheEndsOfTheNumbers) {
+  const std::string least = "{% set n = -9223372036854775807 - 1 %}";
+  EXPECT_EQ(format(least + "{{ n }} {{ 1 % 9223372036854775807 }} {{ -1 % 9223372036854775807 }}",
+                   kQuestion, true),
+            "-9223372036854775808 1 9223372036854775806");
+  EXPECT_NE(refusal(least + "{{ -n }}").find("found \"-\" before another value"),
+            std::string::npos);
+}
+
+TEST(Jinja, NestsWithoutRepeatingItsWork) {
+  const std::string left(60, '('), right(60, ')');
+  EXPECT_EQ(format("{{ " + left + "'a' if true else 'b'" + right + " }}", kQuestion, true), "a");
+  const std::string signs(100'000, '-');
+  EXPECT_NE(refusal("{{ " + signs + "1 }}").find("nested deeper than 64"), std::string::npos);
+}
+
+TEST(Jinja, FreesANamespaceThatHoldsItself) {
+  EXPECT_EQ(
+      format("{% set n = namespace(a=1) %}{% set n.a = [n] %}{% set n.b = n %}x", kQuestion, true),
+      "x");
+}
+
+TEST(Jinja, RefusesWorkThatNoConversationAsksFor) {
+  const auto repeated = [](int count, const std::string& statement) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += statement;
+    return all;
+  };
+  const std::string begin = "{% set n = namespace(x='xxxxxxxxxxxxxxxx', y=[]) %}";
+  const std::string loop = "{% for m in messages %}", end = "{% endfor %}";
+  const std::string million = begin + repeated(16, "{% set n.x = n.x ~ n.x %}");
+  const std::pair<std::string, const char*> cases[] = {
+      {begin + repeated(60, "{% set n.x = n.x + n.x %}"), "more text or work"},
+      {million + repeated(100, "{% set x = n.x ~ 'y' %}"), "more text or work"},
+      {million + "{{ [" + repeated(20, "n.x, ") + "] }}", "more text or work"},
+      {million + "{{ n.x.split('x') | length }}", "more text or work"},
+      {million + "{{ n.x ~ 'y' in n.x ~ n.x }}", "more text or work"},
+      {million + "{{ n.x.strip(n.x) }}", "more text or work"},
+      {repeated(60, loop) + repeated(60, end), "more text or work"},
+      {begin + repeated(10, loop) + "{% set n.y = [n.y] %}" + repeated(10, end),
+       "lists or maps nested deeper"},
+      {begin + repeated(10, loop) + "{% set n.y = namespace(y=n.y) %}" + repeated(10, end),
+       "lists or maps nested deeper"},
+  };
+  for (const auto& [source, expected] : cases)
+    EXPECT_NE(refusal(source, kTurns).find(expected), std::string::npos)
+        << source.substr(0, 200) << "\n  " << refusal(source, kTurns);
+}
+
+TEST(Jinja, HasWorkForLongConversations) {
+  Conversation many;
+  for (int i = 0; i < 20'000; ++i) many.push_back({i % 2 == 0 ? "user" : "assistant", "Hi"});
+  EXPECT_GT(format(kLlama2[1], many, true).size(), many.size());
+  const std::string book(5'000'000, 'x');
+  EXPECT_GT(format(kLlama2[0], {{"system", book}, {"user", book}}, true).size(), 2 * book.size());
 }
 
 TEST(ChatTemplate, IsFoundBesideATokenizer) {

@@ -387,8 +387,9 @@ TEST(HfTokenizer, NamesWhatIsWrongInAFile) {
   const auto vocab = [&](const Json& patch, const std::string& part) {
     refused({{"model", {{"vocab", patch}}}}, part);
   };
-  vocab({{"x!", -1}}, "model.vocab[\"x!\"]: found -1; expected a whole number from 0 to 1048575");
+  vocab({{"x!", -1}}, "model.vocab[\"x!\"]: found -1; expected a whole number from 0 to ");
   vocab({{"x!", 1048576}}, "found 1048576; expected");
+  vocab({{"x!", 100'000}}, "found 100000; expected");  // more than the file has bytes
   vocab({{"x!", 1e300}}, "expected a whole number");
   vocab({{"x!", 1.5}}, "found 1.5; expected");
   vocab({{"x!", "1"}}, "found a string; expected a whole number");
@@ -417,6 +418,16 @@ TEST(HfTokenizer, NamesWhatIsWrongInAFile) {
   added({{"id", 700}, {"content", ""}}, "added_tokens[0].content: found 0 bytes");
   added({{"id", 700}, {"content", "x!"}, {"lstrip", 1}}, "added_tokens[0].lstrip: found a number");
   added("x", "added_tokens[0]: found a string; expected an object");
+
+  const auto many = [&](const char* part, const char* list, const Json& step) {
+    const Json steps = std::vector<Json>(100'000, step);
+    refused({{part, {{"type", "Sequence"}, {list, steps}}}},
+            text_of(part, ".", list, "[64]: found more than 64 steps"));
+  };
+  const Json replace = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "b"}};
+  many("normalizer", "normalizers", {{"type", "NFC"}});
+  many("pre_tokenizer", "pretokenizers", {{"type", "Digits"}});
+  many("decoder", "decoders", replace);
 
   const auto bytes = [](const std::string& text, const std::string& part) {
     const std::string error = error_of([&] { Tokenizer::from_bytes(text, "t.json"); });

@@ -52,7 +52,7 @@ class Keys {
 };
 
 inline Index layer_count(const Keys& keys, const char* key, Index standard = -1) {
-  constexpr Index kMost = 10'000;
+  constexpr Index kMost = 1024;
   const Index count = keys.count(key, standard);
   if (count > kMost) fail(keys.place(), ": ", key, ": expected at most ", kMost, ", found ", count);
   return count;
