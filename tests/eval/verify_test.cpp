@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "model/safetensors.h"
-#include "model/tensor_writer.h"
 #include "model/temporary_folder.h"
+#include "model/tensor_writer.h"
 #include "support/kernel_test.h"
 #include "support/shared.h"
 
