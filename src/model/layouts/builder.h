@@ -34,6 +34,15 @@ class Keys {
     return value;
   }
 
+  /// A width as a multiple of d: the factor.
+  double factor(const char* key, double standard, Index d) const {
+    const double value = get(key, standard), width = value * static_cast<double>(d);
+    if (!(width >= 1 && width <= static_cast<double>(kLargestSize)))
+      fail(place_, ": ", key, ": expected a multiple of the width ", d, " that gives 1 to ",
+           kLargestSize, " columns, found ", value);
+    return value;
+  }
+
   /// Refuses a value that our layers cannot express.
   template <class T>
   void expect(const char* key, const T& only, const T& standard) const {
