@@ -40,12 +40,16 @@ std::vector<std::size_t> best_of(const std::vector<Report>& reports) {
 
 std::string table(const std::vector<Report>& reports, const std::vector<LengthLoss>& unigram) {
   std::string html =
-      "<section>\n<h2>Side by side</h2>\n<table class=\"numbers\">\n<thead><tr>"
+      "<section>\n<h2>Side by side</h2>\n<div class=\"scroll\"><table "
+      "class=\"numbers\">\n<thead><tr>"
       "<th scope=\"col\">Model</th><th scope=\"col\">Parameters</th>"
       "<th scope=\"col\">State</th><th scope=\"col\">Tokens/s</th>"
       "<th scope=\"col\">Training loss</th>";
-  for (const LengthScore& score : reports.front().lengths)
-    html += text_of("<th scope=\"col\">Perplexity at ", score.length, "</th>");
+  const char* measure = "Perplexity at ";
+  for (const LengthScore& score : reports.front().lengths) {
+    html += text_of("<th scope=\"col\">", measure, score.length, "</th>");
+    measure = "at ";
+  }
   html += "</tr></thead>\n<tbody>\n";
   const std::vector<std::size_t> best = best_of(reports);
   for (std::size_t i = 0; i < reports.size(); ++i) {
@@ -67,7 +71,8 @@ std::string table(const std::vector<Report>& reports, const std::vector<LengthLo
     html += "</tr>\n";
   }
   return html +
-         "</tbody>\n</table>\n<p class=\"note\">Token frequencies: what can be known of a token "
+         "</tbody>\n</table></div>\n<p class=\"note\">Token frequencies: what can be known of a "
+         "token "
          "without its context. State: bytes that a sequence carries at its "
          "training length. Tokens/s: of training, the median step. Training loss: the mean of the "
          "last tenth of the steps. The best perplexity of each length is bold.</p>\n</section>\n";

@@ -50,8 +50,10 @@ thead th { border-top: 0; color: var(--soft); font-size: 0.85rem; font-weight: 5
 tbody tr:first-child > * { border-top: 0; }
 thead + tbody tr:first-child > * { border-top: 1px solid var(--rule); }
 .facts th { width: 14rem; padding-right: 1rem; color: var(--soft); font-weight: 400; }
-.numbers { overflow-wrap: normal; }
-.numbers th, .numbers td { padding-left: 1rem; text-align: right; font-weight: 400; }
+.numbers { overflow-wrap: normal; font-size: 0.9rem; }
+.scroll { overflow-x: auto; }
+.scroll tr > :first-child { position: sticky; left: 0; background: var(--panel); }
+.numbers th, .numbers td { padding-left: 0.8rem; text-align: right; font-weight: 400; }
 .numbers td { white-space: nowrap; }
 .numbers th:first-child, .numbers td:first-child { padding-left: 0; text-align: left; }
 .numbers .here > * { font-weight: 650; }
@@ -75,8 +77,7 @@ footer { margin-top: 1.75rem; color: var(--soft); font-size: 0.85rem; text-align
   .highlights dd { font-size: 1.3rem; }
   section { padding: 1rem 1rem 1.1rem; }
   .facts th { width: 40%; }
-  .numbers { display: block; overflow-x: auto; font-size: 0.85rem; }
-  .numbers tr > :first-child { position: sticky; left: 0; background: var(--panel); }
+  .numbers { font-size: 0.85rem; }
   .numbers th, .numbers td { padding-left: 0.5rem; }
   .wide { display: none; }
   .narrow { display: block; }
