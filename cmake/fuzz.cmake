@@ -2,7 +2,7 @@
 
 # Sources that no target needs: building is most of what a short run takes.
 string(APPEND left_out "|/core/(append_file|human|progress|table|terminal)\\.cpp"
-       "|/model/(convert|safetensors_writer)\\.cpp|/text/(corpus|packed|prepare|train_tokenizer)\\.cpp")
+       "|/model/(convert|pth_writer|tensor_writer)\\.cpp|/text/(corpus|packed|prepare|train_tokenizer)\\.cpp")
 
 # OpenMP means nothing here: fuzz targets have one thread. Warnings are left to g++. omp.h is the
 # compiler's own, which clang does not find by itself.
