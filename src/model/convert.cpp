@@ -118,18 +118,28 @@ const char* const kCompanions[] = {"tokenizer.model",
                                    "chat_template.jinja",
                                    "generation_config.json"};
 
-/// Tensors without meaning that the authors' code expects: as the source has them, else zero.
+/// Tensors without meaning: microsoft/Samba's code expects one for each Mega-S6, as the source has
+/// it, else zero. Our own layout keeps what the source has, for the way back.
 void add_buffers(const Layout& target, const TensorFile& file, TensorWriter& writer) {
+  const auto copy = [&file](const std::string& name) {
+    return [&file, name](const TensorWriter::Put& put) { file.each_piece(name, put); };
+  };
+  if (target.kind == "sambalm")
+    for (const TensorInfo& tensor : file.tensors())
+      if (is_buffer(tensor.name))
+        writer.add(tensor.name, tensor.type, tensor.shape, copy(tensor.name));
+  if (target.kind != "lit_gpt") return;
   for (std::size_t i = 0; i < target.config.layers.size(); ++i) {
     if (target.config.layers[i].at("type") != "mega_s6") continue;
     const std::string name = text_of("transformer.h.", i / 2, ".attn.rel_pos_bias._float_tensor");
-    writer.add(name, StoredType::f32, {1}, [&file, name](const TensorWriter::Put& put) {
-      constexpr float kZero = 0;
-      if (file.find(name) != nullptr)
-        file.each_piece(name, put);
-      else
+    if (file.find(name) != nullptr) {
+      writer.add(name, file.at(name).type, file.at(name).shape, copy(name));
+    } else {
+      writer.add(name, StoredType::f32, {1}, [](const TensorWriter::Put& put) {
+        constexpr float kZero = 0;
         put(std::as_bytes(std::span(&kZero, 1)));
-    });
+      });
+    }
   }
 }
 
@@ -172,7 +182,7 @@ void write_weights(const ModelSource& source, const Layout& target, const Conver
                  progress(++done, static_cast<Index>(tensors.size()));
                });
   }
-  if (target.kind == "lit_gpt") add_buffers(target, file, writer);
+  add_buffers(target, file, writer);
   if (target.kind == "state_spaces")
     writer.write_pth((folder / "pytorch_model.bin").string());
   else if (conversion.pth)

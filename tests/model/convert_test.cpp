@@ -48,6 +48,7 @@ struct Case {
 TEST(Convert, ThereAndBackIsTheSameToTheByte) {
   const Case cases[] = {
       {"lit_gpt/samba", "lit_gpt", {"sambalm", "lit_gpt"}},
+      {"lit_gpt/mega_s6", "lit_gpt", {"sambalm", "lit_gpt"}},
       {"lit_gpt/sliding_retnet", "lit_gpt", {"sambalm", "lit_gpt", "retnet"}},
       {"hf/fla_sliding_gla", "gla", {"sambalm", "gla"}},
       {"hf/hf_mamba", "mamba", {"sambalm", "lit_gpt", "mamba", "state_spaces"}},
