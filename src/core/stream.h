@@ -27,7 +27,7 @@ Tier best_tier();
 
 /// A thread that waits for the others spins before it sleeps. libgomp's own limit, about a
 /// millisecond, is lost at every barrier where other programs use the cores too: beside one busy
-/// program training ran fifteen times slower. This sets one of some tens of microseconds, which
+/// program training ran 4 to 15 times slower. This sets one of some tens of microseconds, which
 /// still outlasts the gaps between kernels; who sets OMP_WAIT_POLICY or GOMP_SPINCOUNT is left
 /// alone. libgomp reads it before main, so the program starts itself again, as the same process:
 /// call it first. `words` are main's.
