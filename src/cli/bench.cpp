@@ -56,6 +56,7 @@ int run_bench(const std::vector<std::string>& all) {
   const auto model = load_model(source, stream, options.common.element_type(), options.train,
                                 static_cast<std::uint64_t>(options.common.seed));
   if (!options.train) model->pack();
+  if (options.profile) stream.wait_after_ops(true);
   Profile::clear();
   const std::vector<Speed> rows = options.train
                                       ? std::vector<Speed>{training_speed(*model, options.speed)}
@@ -76,7 +77,7 @@ int run_bench(const std::vector<std::string>& all) {
   }
   if (options.common.json != "-") {
     std::cout << model->config().name << ", " << options.common.dtype << ", " << stream.threads()
-              << " threads, " << name_of(stream.tier()) << "\n\n";
+              << " threads, " << stream.device() << "\n\n";
     table.print(std::cout);
     if (options.profile) std::cout << '\n' << Profile::table();
   }

@@ -1,5 +1,6 @@
 #include "cli/command.h"
 
+#include <charconv>
 #include <filesystem>
 #include <iostream>
 
@@ -63,13 +64,25 @@ int complain(std::string message, int code) {
   return code;
 }
 
+/// The N of cuda:N.
+int gpu_number(const std::string& device) {
+  if (device == "cuda") return 0;
+  int number = 0;
+  const char* begin = device.data() + std::string("cuda:").size();
+  const char* end = device.data() + device.size();
+  if (device.rfind("cuda:", 0) != 0 || begin == end ||
+      std::from_chars(begin, end, number).ptr != end)
+    fail("device: expected cpu, cuda or cuda:N, found \"", device, "\"");
+  return number;
+}
+
 }  // namespace
 
 Stream Common::stream() const {
-  if (device != "cpu")
-    fail("device: expected cpu, found \"", device, "\"; this build has no other");
   if (threads < 0 || threads > 4096) fail("threads: expected 0 to 4096, found ", threads);
-  return CpuStream(static_cast<int>(threads), tier.empty() ? best_tier() : tier_of(tier));
+  const CpuStream host(static_cast<int>(threads), tier.empty() ? best_tier() : tier_of(tier));
+  if (device == "cpu") return Stream(host);
+  return Stream(host, gpu_number(device));
 }
 
 DType Common::element_type() const {

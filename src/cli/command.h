@@ -29,7 +29,7 @@ struct Common {
   bool quiet = false;
 
   void fields(auto& f) {
-    f("device", device, "where to compute: cpu");
+    f("device", device, "where to compute: cpu, cuda or cuda:N");
     f("dtype", dtype, "type of weights and activations: f32, bf16 or f64");
     f("threads", threads, "threads; 0: one per core");
     f("tier", tier, "instruction set: plain, avx2, avx512 or avx512bf16; empty: the fastest here");

@@ -62,7 +62,7 @@ int run_verify(const std::vector<std::string>& all) {
     table.print(std::cout);
     std::cout << (result.passed() ? "All " : "Not all ") << result.rows.size()
               << " tensors agree with " << words[1] << " (" << options.mode << ", "
-              << options.common.dtype << ", " << name_of(stream.tier()) << ")\n";
+              << options.common.dtype << ", " << stream.device() << ")\n";
   }
   options.common.write_result(
       {{"passed", result.passed()}, {"mode", options.mode}, {"tensors", rows}});

@@ -30,7 +30,8 @@ void store(View v, Index r, Index c, double value) {
 
 }  // namespace
 
-Matrix::Matrix(CpuStream& stream, DType dtype, Index rows, Index cols) : pool_(stream.pool()) {
+Matrix::Matrix(std::shared_ptr<Pool> pool, DType dtype, Index rows, Index cols)
+    : pool_(std::move(pool)) {
   view_ = {nullptr, rows, cols, cols, dtype};
   view_.data = pool_->take(static_cast<std::size_t>(bytes()));
 }

@@ -21,20 +21,20 @@ struct ConstView {
   Index stride = 0;  ///< elements from the start of one row to the start of the next
   DType dtype = DType::f32;
 
-  [[gnu::always_inline]] bool empty() const { return data == nullptr; }
+  [[gnu::always_inline]] constexpr bool empty() const { return data == nullptr; }
   /// The same rows, `count` columns from `first` on.
-  [[gnu::always_inline]] ConstView columns(Index first, Index count) const {
+  [[gnu::always_inline]] constexpr ConstView columns(Index first, Index count) const {
     assert(first >= 0 && count >= 0 && first + count <= cols);
     return {data + first * size_of(dtype), rows, count, stride, dtype};
   }
   /// `count` rows from `first` on, all columns.
-  [[gnu::always_inline]] ConstView block(Index first, Index count) const {
+  [[gnu::always_inline]] constexpr ConstView block(Index first, Index count) const {
     assert(first >= 0 && count >= 0 && first + count <= rows);
     return {data + first * stride * size_of(dtype), count, cols, stride, dtype};
   }
   /// The start of row r. T must be the element type.
   template <class T>
-  [[gnu::always_inline]] const T* row(Index r) const {
+  [[gnu::always_inline]] constexpr const T* row(Index r) const {
     assert(dtype_of<T>() == dtype);
     return reinterpret_cast<const T*>(data) + r * stride;
   }
@@ -48,31 +48,35 @@ struct View {
   Index stride = 0;
   DType dtype = DType::f32;
 
-  [[gnu::always_inline]] bool empty() const { return data == nullptr; }
-  [[gnu::always_inline]] View columns(Index first, Index count) const {
+  [[gnu::always_inline]] constexpr bool empty() const { return data == nullptr; }
+  [[gnu::always_inline]] constexpr View columns(Index first, Index count) const {
     assert(first >= 0 && count >= 0 && first + count <= cols);
     return {data + first * size_of(dtype), rows, count, stride, dtype};
   }
-  [[gnu::always_inline]] View block(Index first, Index count) const {
+  [[gnu::always_inline]] constexpr View block(Index first, Index count) const {
     assert(first >= 0 && count >= 0 && first + count <= rows);
     return {data + first * stride * size_of(dtype), count, cols, stride, dtype};
   }
   template <class T>
-  [[gnu::always_inline]] T* row(Index r) const {
+  [[gnu::always_inline]] constexpr T* row(Index r) const {
     assert(dtype_of<T>() == dtype);
     return reinterpret_cast<T*>(data) + r * stride;
   }
-  [[gnu::always_inline]] operator ConstView() const { return {data, rows, cols, stride, dtype}; }
+  [[gnu::always_inline]] constexpr operator ConstView() const {
+    return {data, rows, cols, stride, dtype};
+  }
 };
-
-class CpuStream;
 
 /// A matrix that owns its memory, which it takes from the stream's pool and gives back to it.
 /// Contents are undefined until written. Rows are contiguous; the start is aligned to 64 bytes.
 class Matrix {
  public:
   Matrix() = default;
-  Matrix(CpuStream&, DType, Index rows, Index cols);
+  Matrix(std::shared_ptr<Pool>, DType, Index rows, Index cols);
+  /// Of the pool of a stream, or of one side of it.
+  template <class AnyStream>
+  Matrix(AnyStream& stream, DType dtype, Index rows, Index cols)
+      : Matrix(stream.pool(), dtype, rows, cols) {}
   Matrix(Matrix&& other) noexcept;
   Matrix& operator=(Matrix&& other) noexcept;
   ~Matrix();
@@ -106,10 +110,10 @@ void expect_same_shape(const char* what, ConstView, ConstView);
 void expect_float(const char* what, ConstView);
 
 /// Copies all elements between views of one shape, converting where the dtypes differ (f64, f32
-/// and bf16; i32 only to i32). Runs on the calling thread.
+/// and bf16; i32 only to i32). For the machine's own memory; runs on the calling thread.
 void copy(View to, ConstView from);
 
-/// Sets all elements, also those of i32 views, to value.
+/// Sets all elements, also those of i32 views, to value. For the machine's own memory.
 void fill(View, double value);
 
 }  // namespace samba

@@ -7,9 +7,11 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
+#include "core/human.h"
 
 namespace samba {
 namespace {
@@ -22,6 +24,22 @@ int usable_cores() {
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
   return CPU_COUNT(&set);
+}
+
+std::size_t alignment_of(std::size_t bytes) {
+  return bytes >= kHugePage ? kHugePage : kAlignment;
+}
+
+std::byte* take_from_machine(std::size_t bytes) {
+  const std::size_t alignment = alignment_of(bytes);
+  const std::size_t rounded = (bytes + alignment) / alignment * alignment;
+  auto* block = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
+  if (block != nullptr && bytes >= kHugePage) madvise(block, rounded, MADV_HUGEPAGE);
+  return block;
+}
+
+void give_to_machine(std::byte* block) {
+  std::free(block);
 }
 
 }  // namespace
@@ -80,16 +98,29 @@ Tier best_tier() {
 }
 
 struct Pool::Shelves {
+  Source source;
   std::mutex mutex;
   std::map<std::size_t, std::vector<std::byte*>> free;
   std::size_t held = 0;
+
+  /// Gives back what nobody uses.
+  void empty() {
+    for (auto& [bytes, blocks] : free) {
+      for (std::byte* block : blocks) source.give(block);
+      held -= bytes * blocks.size();
+    }
+    free.clear();
+  }
 };
 
-Pool::Pool() : shelves_(std::make_unique<Shelves>()) {}
+Pool::Pool() : Pool(Source{take_from_machine, give_to_machine, "memory"}) {}
+
+Pool::Pool(const Source& source) : shelves_(std::make_unique<Shelves>()) {
+  shelves_->source = source;
+}
 
 Pool::~Pool() {
-  for (auto& [bytes, blocks] : shelves_->free)
-    for (std::byte* block : blocks) std::free(block);
+  shelves_->empty();
 }
 
 std::byte* Pool::take(std::size_t bytes) {
@@ -100,12 +131,16 @@ std::byte* Pool::take(std::size_t bytes) {
     shelf->second.pop_back();
     return block;
   }
-  const std::size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
-  const std::size_t rounded = (bytes + alignment) / alignment * alignment;
-  auto* block = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
-  if (block == nullptr) fail("memory: ", rounded, " bytes were asked for; the machine has no more");
-  if (bytes >= kHugePage) madvise(block, rounded, MADV_HUGEPAGE);
-  shelves_->held += rounded;
+  std::byte* block = shelves_->source.take(bytes);
+  if (block == nullptr) {
+    shelves_->empty();
+    block = shelves_->source.take(bytes);
+  }
+  if (block == nullptr)
+    fail(shelves_->source.place, ": ", human_bytes(static_cast<double>(bytes)),
+         " were asked for beside the ", human_bytes(static_cast<double>(shelves_->held)),
+         " in use; there is no more");
+  shelves_->held += bytes;
   return block;
 }
 
@@ -119,12 +154,108 @@ std::size_t Pool::held() const {
   return shelves_->held;
 }
 
+void Pool::clear() {
+  const std::lock_guard lock(shelves_->mutex);
+  shelves_->empty();
+}
+
 CpuStream::CpuStream(int threads, Tier tier)
     : tier_(tier),
       threads_(threads > 0 ? threads : usable_cores()),
       pool_(std::make_shared<Pool>()) {
   if (!machine_has(tier))
     fail("tier: ", name_of(tier), " was asked for; this machine's best is ", name_of(best_tier()));
+}
+
+Stream::Stream(CpuStream host) : host_(std::move(host)), pool_(host_.pool()) {}
+
+Stream::Stream(CpuStream host, int device, CudaMemory memory)
+    : host_(std::move(host)), cuda_(open_cuda(device, memory)), pool_(pool_of(*cuda_)) {}
+
+std::string Stream::device() const {
+  return cuda_ ? name_of(*cuda_) : name_of(tier());
+}
+
+std::size_t Stream::free_memory() const {
+  return samba::free_memory(*cuda_);
+}
+
+void Stream::wait() const {
+  if (cuda_) samba::wait(*cuda_);
+}
+
+void Stream::wait_after_ops(bool on) const {
+  if (cuda_) samba::wait_after_ops(*cuda_, on);
+}
+
+bool Stream::records() const {
+  return cuda_ && !waits(*cuda_);
+}
+
+Recording::Recording(Stream& stream, const std::function<void()>& work)
+    : stream_(stream), pool_(pool_like(*stream.cuda())) {
+  const std::shared_ptr<Pool> own = std::exchange(stream.pool_, pool_);
+  try {
+    recording_ = record(*stream.cuda(), pool_, work);
+  } catch (...) {
+    stream.pool_ = own;
+    throw;
+  }
+  stream.pool_ = own;
+}
+
+Recording::~Recording() {
+  stream_.wait();
+}
+
+std::span<std::byte> Recording::uploaded() {
+  return samba::uploaded(*recording_);
+}
+
+void Recording::run() {
+  samba::run(*stream_.cuda(), *recording_);
+}
+
+void copy(const Stream& stream, View to, ConstView from) {
+  if (stream.cuda() == nullptr) return copy(to, from);
+  if (to.rows != from.rows || to.cols != from.cols)
+    fail("copy: expected ", shape_of(to), ", found ", shape_of(from));
+  if (to.dtype != from.dtype) {  // converted in the machine's memory
+    CpuStream host(stream.threads(), stream.tier());
+    if (!on_gpu(from.data)) {
+      const Matrix converted(host, to.dtype, to.rows, to.cols);
+      copy(converted, from);
+      return copy(stream, to, converted);
+    }
+    const Matrix same(host, from.dtype, from.rows, from.cols);
+    copy(stream, same, from);
+    return copy(stream, to, same);
+  }
+  const auto bytes = [&](Index count) {
+    return static_cast<std::size_t>(count * size_of(to.dtype));
+  };
+  transfer(*stream.cuda(), to.data, bytes(to.stride), from.data, bytes(from.stride), bytes(to.cols),
+           static_cast<std::size_t>(to.rows));
+}
+
+void clear(const Stream& stream, View v) {
+  if (stream.cuda() == nullptr) return fill(v, 0);
+  const auto bytes = [&](Index count) {
+    return static_cast<std::size_t>(count * size_of(v.dtype));
+  };
+  zero(*stream.cuda(), v.data, bytes(v.stride), bytes(v.cols), static_cast<std::size_t>(v.rows));
+}
+
+Matrix download(Stream& stream, ConstView from) {
+  Matrix to(stream.host(), from.dtype, from.rows, from.cols);
+  copy(stream, to, from);
+  return to;
+}
+
+Matrix upload(Stream& stream, ConstView from) {
+  Matrix to(stream, from.dtype, from.rows, from.cols);
+  copy(stream, to, from);
+  return to;
 }
 
 }  // namespace samba

@@ -11,9 +11,10 @@
 namespace samba {
 namespace {
 
-double timed(const auto& work) {
+double timed(const Stream& stream, const auto& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
+  stream.wait();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -27,7 +28,7 @@ class Workload {
     double best = std::numeric_limits<double>::infinity(), peak = 0;
     for (Index round = 0; round < options_.rounds; ++round) {
       peak = std::max(peak, probe_flops(model_.stream(), model_.dtype()));
-      best = std::min(best, timed([&] { step(states, options_.prompt, 0); }));
+      best = std::min(best, timed(model_.stream(), [&] { step(states, options_.prompt, 0); }));
     }
     const double sequences = static_cast<double>(options_.sequences);
     // The head runs for the last token of each sequence alone.
@@ -48,7 +49,7 @@ class Workload {
     // Bandwidth changes from one second to the next: the round that counts has its own.
     double before = probe_read(model_.stream());
     for (Index round = 0; round < options_.rounds; ++round) {
-      const double time = timed([&] {
+      const double time = timed(model_.stream(), [&] {
         for (Index i = 0; i < options_.decode; ++i) step(states, 1, position++);
       });
       const double after = probe_read(model_.stream());
@@ -75,7 +76,7 @@ class Workload {
       peak = std::max(peak, gemm_flops(model_.stream(), model_.dtype()));
       Pass pass{model_.stream(), batch_of(all), nullptr, true};
       const Matrix ids = tokens(pass.batch.tokens), targets = tokens(pass.batch.tokens);
-      best = std::min(best, timed([&] {
+      best = std::min(best, timed(model_.stream(), [&] {
                         model_.zero_gradients();
                         const double scale = 1 / static_cast<double>(pass.batch.tokens);
                         model_.loss_and_gradient(pass, ids, targets, scale);
@@ -90,11 +91,11 @@ class Workload {
 
  private:
   Matrix tokens(Index count) {
-    Matrix ids(model_.stream(), DType::i32, count, 1);
+    const Matrix ids(model_.stream().host(), DType::i32, count, 1);
     for (Index i = 0; i < count; ++i)
       *ids.row<std::int32_t>(i) =
           static_cast<std::int32_t>((++next_ * 7919) % model_.config().vocab);
-    return ids;
+    return upload(model_.stream(), ids);
   }
 
   std::vector<Span> spans(Index length, Index position, bool slots) const {
@@ -114,7 +115,7 @@ class Workload {
                   model_.config().vocab);
     model_.forward(pass, tokens(pass.batch.tokens), x);
     for (Index s = 0; s < options_.sequences; ++s)
-      copy(last.view().block(s, 1), x.view().block((s + 1) * length - 1, 1));
+      copy(model_.stream(), last.view().block(s, 1), x.view().block((s + 1) * length - 1, 1));
     model_.head(pass, last, logits);
   }
 

@@ -74,7 +74,7 @@ class Verifier {
   /// The ids of a stored matrix.
   Matrix ids(const char* name) const {
     const std::vector<Index>& shape = stored_.shape(name);
-    Matrix all(stream_, DType::i32, shape[0], shape[1]);
+    Matrix all(stream_.host(), DType::i32, shape[0], shape[1]);
     stored_.read(name, all);
     for (Index i = 0; i < shape[0] * shape[1]; ++i) {
       const std::int32_t id = all.row<std::int32_t>(i / shape[1])[i % shape[1]];
@@ -88,7 +88,7 @@ class Verifier {
   /// Logits of sequences of `length` ids each; ids: [sequences, at least length].
   Matrix run_model(ConstView ids, Index length) {
     const Index sequences = ids.rows, vocab = model_->config().vocab;
-    Matrix all(stream_, exact_of(dtype_), sequences * length, vocab);
+    Matrix all(stream_.host(), exact_of(dtype_), sequences * length, vocab);
     States states = model_->make_states(sequences, length);
     Index first = 0;
     for (std::size_t piece = 0; first < length; ++piece) {
@@ -97,7 +97,7 @@ class Verifier {
                                                             : kPieces[piece % std::size(kPieces)];
       const Index n = std::min(wanted, length - first);
       std::vector<Span> spans;
-      Matrix packed(stream_, DType::i32, sequences * n, 1);
+      const Matrix packed(stream_.host(), DType::i32, sequences * n, 1);
       for (Index s = 0; s < sequences; ++s) {
         spans.push_back({s * n, n, first, mode_ == VerifyMode::parallel ? -1 : s});
         std::copy_n(ids.row<std::int32_t>(s) + first, n, packed.row<std::int32_t>(s * n));
@@ -105,10 +105,10 @@ class Verifier {
       Pass pass{stream_, batch_of(spans), mode_ == VerifyMode::parallel ? nullptr : &states, false};
       Matrix x(stream_, dtype_, sequences * n, model_->config().d_model);
       Matrix part(stream_, exact_of(dtype_), sequences * n, vocab);
-      model_->forward(pass, packed, x);
+      model_->forward(pass, upload(stream_, packed), x);
       model_->head(pass, x, part);
       for (Index s = 0; s < sequences; ++s)
-        copy(all.view().block(s * length + first, n), part.view().block(s * n, n));
+        copy(stream_, all.view().block(s * length + first, n), part.view().block(s * n, n));
       first += n;
     }
     return all;
@@ -119,7 +119,7 @@ class Verifier {
     if (count_of(shape) != actual.rows * actual.cols)
       fail(stored_.path(), ": ", name, ": expected ", actual.rows * actual.cols,
            " elements, found ", text_of_shape(shape));
-    Matrix expected(stream_, actual.dtype, actual.rows, actual.cols);
+    const Matrix expected(stream_.host(), actual.dtype, actual.rows, actual.cols);
     stored_.read(name, expected);
     const auto [error, rms] = relative_error(actual, expected);
     // A gradient this small is rounding noise of bf16 activations to a larger part.
@@ -141,7 +141,7 @@ class Verifier {
       for (Index v = 0; v < row.cols; ++v) total += std::exp(element(row, v) - largest);
       sum += largest + std::log(total) - element(row, target);
     }
-    loss_ = Matrix(stream_, exact_of(dtype_), 1, 1);
+    loss_ = Matrix(stream_.host(), exact_of(dtype_), 1, 1);
     fill(loss_, sum / static_cast<double>(sequences_ * length_));
     if (stored_.find("loss") != nullptr) compare("loss", loss_, bound);
   }
@@ -153,7 +153,8 @@ class Verifier {
       if (tensor.name.rfind("grad.", 0) == 0) wanted.push_back(tensor.name);
     if (wanted.empty()) return;
     const Index n = sequences_ * length_;
-    Matrix inputs(stream_, DType::i32, n, 1), targets(stream_, DType::i32, n, 1);
+    const Matrix inputs(stream_.host(), DType::i32, n, 1),
+        targets(stream_.host(), DType::i32, n, 1);
     std::vector<Span> spans;
     for (Index s = 0; s < sequences_; ++s) {
       spans.push_back({s * length_, length_, 0, -1});
@@ -162,7 +163,8 @@ class Verifier {
                   targets.row<std::int32_t>(s * length_));
     }
     Pass pass{stream_, batch_of(spans), nullptr, true};
-    model_->loss_and_gradient(pass, inputs, targets, 1 / static_cast<double>(n));
+    model_->loss_and_gradient(pass, upload(stream_, inputs), upload(stream_, targets),
+                              1 / static_cast<double>(n));
     const bool bf16 = dtype_ == DType::bf16;
     for (const std::string& name : wanted) {
       Matrix gradient = names.gradient(name.substr(5));

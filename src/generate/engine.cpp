@@ -1,10 +1,12 @@
 #include "generate/engine.h"
 
 #include <algorithm>
-#include <cstring>
+#include <span>
 
 #include "core/error.h"
 #include "core/fields.h"
+#include "kernels/argmax.h"
+#include "kernels/run.h"
 
 namespace samba {
 
@@ -87,31 +89,86 @@ void Engine::pack() {
 }
 
 void Engine::pass() {
-  Stream& stream = model_.stream();
-  const Index n = static_cast<Index>(tokens_.size()), d = model_.config().d_model;
-  Pass pass{stream, batch_of(spans_), &states_, false};
+  const Index n = static_cast<Index>(tokens_.size()), count = static_cast<Index>(spans_.size());
   const View tokens{reinterpret_cast<std::byte*>(tokens_.data()), n, 1, 1, DType::i32};
-  Matrix x(stream, model_.dtype(), n, d);
-  model_.forward(pass, tokens, x);
+  const bool single =
+      n == count && std::all_of(rows_.begin(), rows_.end(), [](Index row) { return row >= 0; });
+  chosen_.assign(rows_.size(), -1);
+  if (single && model_.stream().records() && model_.repeats())
+    repeat(tokens);
+  else
+    read(tokens);
+}
+
+void Engine::read(ConstView tokens) {
+  Stream& stream = model_.stream();
+  const Index d = model_.config().d_model;
+  Pass pass{stream, batch_of(spans_), &states_, false};
+  Matrix x(stream, model_.dtype(), tokens.rows, d);
+  model_.forward(pass, upload(stream, tokens), x);
 
   const Index wanted =
       std::count_if(rows_.begin(), rows_.end(), [](Index row) { return row >= 0; });
-  chosen_.assign(rows_.size(), -1);
   if (wanted == 0) return;
-  Matrix last(stream, model_.dtype(), wanted, d);
-  Matrix logits(stream, exact_of(model_.dtype()), wanted, model_.config().vocab);
+  const Matrix last(stream, model_.dtype(), wanted, d), likeliest(stream, DType::i32, wanted, 1);
+  const Matrix logits(stream, exact_of(model_.dtype()), wanted, model_.config().vocab);
   Index next = 0;
   for (const Index row : rows_)
-    if (row >= 0) copy(last.view().block(next++, 1), x.view().block(row, 1));
+    if (row >= 0) copy(stream, last.view().block(next++, 1), x.view().block(row, 1));
   model_.head(pass, last, logits);
-  std::vector<float> values(static_cast<std::size_t>(options_.vocabulary));
-  const View row_of{reinterpret_cast<std::byte*>(values.data()), 1, options_.vocabulary,
-                    options_.vocabulary, DType::f32};
-  next = 0;
+  samba::run(stream,
+             op::Argmax{.y = likeliest, .x = logits.view().columns(0, options_.vocabulary)});
+  choose(logits, likeliest);
+}
+
+void Engine::repeat(ConstView tokens) {
+  Stream& stream = model_.stream();
+  Repeated& repeated = repeated_[tokens.rows];
+  const bool first = repeated.tokens.empty();
+  if (first) {
+    repeated.tokens = Matrix(stream, DType::i32, tokens.rows, 1);
+    repeated.logits = Matrix(stream, exact_of(model_.dtype()), tokens.rows, model_.config().vocab);
+    repeated.likeliest = Matrix(stream, DType::i32, tokens.rows, 1);
+  }
+  const auto work = [&] {
+    Pass pass{stream, batch_of(spans_), &states_, false};
+    const Matrix x(stream, model_.dtype(), tokens.rows, model_.config().d_model);
+    model_.forward(pass, repeated.tokens, x);
+    model_.head(pass, x, repeated.logits);
+    samba::run(stream, op::Argmax{.y = repeated.likeliest,
+                                  .x = repeated.logits.view().columns(0, options_.vocabulary)});
+  };
+  copy(stream, repeated.tokens, tokens);
+  if (first) {
+    work();
+  } else {
+    if (repeated.recording == nullptr)
+      repeated.recording = std::make_unique<Recording>(stream, work);
+    // Its kernels find the sequences' slots and positions where the recording uploads them.
+    const auto spans = std::as_bytes(std::span<const Span>(spans_));
+    std::copy(spans.begin(), spans.end(), repeated.recording->uploaded().begin());
+    repeated.recording->run();
+  }
+  choose(repeated.logits, repeated.likeliest);
+}
+
+void Engine::choose(ConstView logits, ConstView likeliest) {
+  Stream& stream = model_.stream();
+  const Matrix ids = download(stream, likeliest);
+  std::vector<float> values;
+  Index next = 0;
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     if (rows_[i] < 0) continue;
-    copy(row_of, logits.view().block(next++, 1).columns(0, options_.vocabulary));
+    const Index row = next++;
     const Running& r = *slots_[static_cast<std::size_t>(spans_[i].slot)];
+    if (r.request.sampling.temperature == 0) {
+      chosen_[i] = *ids.row<std::int32_t>(row);
+      continue;
+    }
+    values.resize(static_cast<std::size_t>(options_.vocabulary));
+    const View to{reinterpret_cast<std::byte*>(values.data()), 1, options_.vocabulary,
+                  options_.vocabulary, DType::f32};
+    copy(stream, to, logits.block(row, 1).columns(0, options_.vocabulary));
     chosen_[i] = sample(values, r.request.sampling, r.position + spans_[i].length);
   }
 }

@@ -2,6 +2,8 @@
 
 #include <deque>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -51,14 +53,26 @@ class Engine {
     std::int32_t last = -1;  ///< the newest id, not yet in the state
     Index taken = 0;         ///< tokens of this pass
   };
+  /// A pass over single tokens that a GPU repeats without being told each op.
+  struct Repeated {
+    Matrix tokens;                         ///< [spans, 1] i32
+    Matrix logits;                         ///< [spans, V]
+    Matrix likeliest;                      ///< [spans, 1] i32
+    std::unique_ptr<Recording> recording;  ///< made when it runs for the second time
+  };
   void admit();
   void pack();
   void pass();
+  /// Both choose the next ids from the logits of the pass' rows that need them.
+  void read(ConstView tokens);
+  void repeat(ConstView tokens);
+  void choose(ConstView logits, ConstView likeliest);
   void deliver();
 
   Model& model_;
   Options options_;
   States states_;
+  std::map<Index, Repeated> repeated_;  ///< by the number of spans
   std::deque<Request> waiting_;
   std::vector<std::optional<Running>> slots_;
   // Of the pass under way.

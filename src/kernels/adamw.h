@@ -43,6 +43,10 @@ struct SumOfSquares {
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::AdamW&);
-template <Tier> void run_on(CpuStream&, const op::SumOfSquares&);
+template <Tier>
+void run_on(CpuStream&, const op::AdamW&);
+void run_on(CudaStream&, const op::AdamW&);
+template <Tier>
+void run_on(CpuStream&, const op::SumOfSquares&);
+void run_on(CudaStream&, const op::SumOfSquares&);
 }  // namespace samba

@@ -73,6 +73,10 @@ struct AttentionBackward {
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::Attention&);
-template <Tier> void run_on(CpuStream&, const op::AttentionBackward&);
+template <Tier>
+void run_on(CpuStream&, const op::Attention&);
+void run_on(CudaStream&, const op::Attention&);
+template <Tier>
+void run_on(CpuStream&, const op::AttentionBackward&);
+void run_on(CudaStream&, const op::AttentionBackward&);
 }  // namespace samba

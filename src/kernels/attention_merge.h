@@ -25,4 +25,5 @@ struct AttentionMerge {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::AttentionMerge&);
+void run_on(CudaStream&, const op::AttentionMerge&);
 }  // namespace samba

@@ -48,6 +48,8 @@ struct CausalConv1dBackward {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::CausalConv1d&);
+void run_on(CudaStream&, const op::CausalConv1d&);
 template <Tier>
 void run_on(CpuStream&, const op::CausalConv1dBackward&);
+void run_on(CudaStream&, const op::CausalConv1dBackward&);
 }  // namespace samba

@@ -15,6 +15,9 @@ void CrossEntropy::check() const {
     expect_shape("cross_entropy: dlogits", dlogits, logits.rows, logits.cols, dlogits.dtype);
   }
   expect_shape("cross_entropy: targets", targets, logits.rows, 1, DType::i32);
+}
+
+void CrossEntropy::check_targets() const {
   for (Index n = 0; n < logits.rows; ++n)
     if (const Index target = *targets.row<std::int32_t>(n); target < -1 || target >= logits.cols)
       fail("cross_entropy: targets: expected -1 or an id from 0 to ", logits.cols - 1, ", found ",

@@ -7,7 +7,8 @@ namespace samba::op {
 
 /// loss[n] = log sum_v exp(logits[n, v]) - logits[n, targets[n]] in nats; 0 where the target is -1.
 /// With `dlogits` also its gradient: dlogits = scale * (softmax(logits) - onehot(target)), 0 where
-/// the target is -1. Throws an Error naming the first target that is no column of logits.
+/// the target is -1. A target that is no column of logits: on the CPU an Error names the first; on
+/// a GPU, whose targets the machine does not see, its row of loss and dlogits becomes NaN.
 struct CrossEntropy {
   static constexpr const char* kName = "cross_entropy";
 
@@ -20,10 +21,13 @@ struct CrossEntropy {
 
   DType dtype() const { return logits.dtype; }
   void check() const;
+  void check_targets() const;  ///< reads them: for the CPU
 };
 
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::CrossEntropy&);
+template <Tier>
+void run_on(CpuStream&, const op::CrossEntropy&);
+void run_on(CudaStream&, const op::CrossEntropy&);
 }  // namespace samba

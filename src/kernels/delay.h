@@ -28,4 +28,5 @@ struct Delay {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::Delay&);
+void run_on(CudaStream&, const op::Delay&);
 }  // namespace samba

@@ -21,5 +21,7 @@ struct Convert {
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::Convert&);
+template <Tier>
+void run_on(CpuStream&, const op::Convert&);
+void run_on(CudaStream&, const op::Convert&);
 }  // namespace samba

@@ -45,6 +45,8 @@ struct GatedNormBackward {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::GatedNorm&);
+void run_on(CudaStream&, const op::GatedNorm&);
 template <Tier>
 void run_on(CpuStream&, const op::GatedNormBackward&);
+void run_on(CudaStream&, const op::GatedNormBackward&);
 }  // namespace samba

@@ -68,8 +68,11 @@ struct LinearBackward {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::PackLinear&);
+void run_on(CudaStream&, const op::PackLinear&);
 template <Tier>
 void run_on(CpuStream&, const op::Linear&);
+void run_on(CudaStream&, const op::Linear&);
 template <Tier>
 void run_on(CpuStream&, const op::LinearBackward&);
+void run_on(CudaStream&, const op::LinearBackward&);
 }  // namespace samba

@@ -62,6 +62,8 @@ struct LinearAttentionBackward {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::LinearAttention&);
+void run_on(CudaStream&, const op::LinearAttention&);
 template <Tier>
 void run_on(CpuStream&, const op::LinearAttentionBackward&);
+void run_on(CudaStream&, const op::LinearAttentionBackward&);
 }  // namespace samba

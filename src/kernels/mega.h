@@ -85,10 +85,14 @@ struct MegaGateBackward {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::MegaQueryKey&);
+void run_on(CudaStream&, const op::MegaQueryKey&);
 template <Tier>
 void run_on(CpuStream&, const op::MegaQueryKeyBackward&);
+void run_on(CudaStream&, const op::MegaQueryKeyBackward&);
 template <Tier>
 void run_on(CpuStream&, const op::MegaGate&);
+void run_on(CudaStream&, const op::MegaGate&);
 template <Tier>
 void run_on(CpuStream&, const op::MegaGateBackward&);
+void run_on(CudaStream&, const op::MegaGateBackward&);
 }  // namespace samba

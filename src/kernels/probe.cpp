@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <vector>
 
 #include "core/matrix.h"
+#include "core/rng.h"
 #include "kernels/linear.h"
 #include "kernels/run.h"
 
@@ -188,6 +190,42 @@ F* of_tier(const Stream& stream, F* plain, F* avx2, F* avx512) {
   return plain;
 }
 
+double since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Numbers in [-1, 1): matrix units run faster on zeros than on data.
+Matrix random_matrix(Stream& stream, DType dtype, Index rows, Index cols, std::uint32_t number) {
+  const Rng rng{1, number};
+  std::vector<double> row(static_cast<std::size_t>(cols));
+  for (Index c = 0; c < cols; ++c)
+    row[static_cast<std::size_t>(c)] = 2 * rng.uniform(static_cast<std::uint64_t>(c)) - 1;
+  const Matrix values(stream.host(), dtype, rows, cols);
+  // Every row begins the same numbers elsewhere.
+  for (Index r = 0; r < rows; ++r) {
+    std::rotate(row.begin(), row.begin() + 1, row.end());
+    copy(values.view().block(r, 1),
+         View{reinterpret_cast<std::byte*>(row.data()), 1, cols, cols, DType::f64});
+  }
+  return upload(stream, values);
+}
+
+/// Bytes read and written per second by copies within a GPU's memory.
+double probe_copy(Stream& stream) {
+  constexpr Index kRows = 1 << 10, kCols = 1 << 18;  // 1 GiB of f32
+  const Matrix from(stream, DType::f32, kRows, kCols), to(stream, DType::f32, kRows, kCols);
+  clear(stream, from);
+  double best = 1e9;
+  for (int i = 0; i < kRuns; ++i) {
+    stream.wait();
+    const auto start = std::chrono::steady_clock::now();
+    copy(stream, to, from);
+    stream.wait();
+    best = std::min(best, since(start));
+  }
+  return 2.0 * static_cast<double>(from.bytes()) / best;
+}
+
 }  // namespace
 
 double probe_f32(const Stream& stream) {
@@ -203,11 +241,13 @@ double probe_bf16(const Stream& stream) {
   return probe_f32(stream);
 }
 
-double probe_flops(const Stream& stream, DType dtype) {
+double probe_flops(Stream& stream, DType dtype) {
+  if (stream.cuda() != nullptr) return gemm_flops(stream, dtype);
   return dtype == DType::bf16 ? probe_bf16(stream) : probe_f32(stream);
 }
 
-double probe_read(const Stream& stream) {
+double probe_read(Stream& stream) {
+  if (stream.cuda() != nullptr) return probe_copy(stream);
   constexpr Index kBytes = Index{256} << 20, kChunk = kBytes / 8;
   static Stream owner(1);
   static const Matrix memory = [] {
@@ -232,21 +272,21 @@ double probe_exp2(const Stream& stream) {
 }
 
 double gemm_flops(Stream& stream, DType dtype) {
-  constexpr Index kSize = 1024;  // large enough for full speed, small enough for a few rounds
-  Matrix x(stream, dtype, kSize, kSize), w(stream, dtype, kSize, kSize),
-      y(stream, dtype, kSize, kSize);
-  fill(x, 0.5);
-  fill(w, 0.25);
+  // Large enough for full speed, small enough for a few rounds.
+  const Index size = stream.cuda() == nullptr ? 1024 : 8192;
+  const Matrix x = random_matrix(stream, dtype, size, size, 0),
+               w = random_matrix(stream, dtype, size, size, 1), y(stream, dtype, size, size);
   double best = 1e9, spent = 0;
   for (int i = 0; i < kRuns && spent < kMostSeconds; ++i) {
+    stream.wait();
     const auto start = std::chrono::steady_clock::now();
     run(stream, op::Linear{.y = y, .x = x, .w = w});
-    const double took =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    stream.wait();
+    const double took = since(start);
     best = std::min(best, took);
     spent += took;
   }
-  return 2.0 * kSize * kSize * kSize / best;
+  return 2.0 * static_cast<double>(size * size * size) / best;
 }
 
 }  // namespace samba

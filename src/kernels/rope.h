@@ -28,5 +28,7 @@ struct Rope {
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::Rope&);
+template <Tier>
+void run_on(CpuStream&, const op::Rope&);
+void run_on(CudaStream&, const op::Rope&);
 }  // namespace samba

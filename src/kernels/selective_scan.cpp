@@ -20,12 +20,6 @@ void expect_slots_within(const char* name, const Batch& batch, Index slots) {
 
 }  // namespace
 
-Index SelectiveScan::chunks(const Batch& batch) {
-  Index count = 0;
-  for (Index i = 0; i < batch.count; ++i) count += (batch.spans[i].length + kChunk - 1) / kChunk;
-  return count;
-}
-
 void PackDecay::check() const {
   if (a_log.dtype != DType::f64)
     expect_shape("pack_decay: a_log", a_log, a_log.rows, a_log.cols, DType::f32);

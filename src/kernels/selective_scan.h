@@ -45,8 +45,13 @@ struct SelectiveScan {
   View state = {};  ///< [slots, E * S] in and out, dtype of d; may be left out
   View h = {};  ///< [chunks(batch), E * S] out, like state: that before each chunk, for backward
 
-  /// Rows of h: the chunks of all spans, each span's last one perhaps shorter.
-  static Index chunks(const Batch&);
+  /// Rows of h. Each span begins one, cut in chunks of which the last may be shorter, and some rows
+  /// stay as they are.
+  static Index chunks(const Batch& batch) { return batch.tokens / kChunk + batch.count; }
+  /// The row of h of the first chunk of span i; those of its others follow. Found without counting
+  /// the chunks of the spans before it: rows of two spans never meet, since for a span of l tokens
+  /// from row f on, floor((f + l) / kChunk) + 1 >= floor(f / kChunk) + ceil(l / kChunk).
+  static constexpr Index chunk_row(const Span& span, Index i) { return span.first / kChunk + i; }
   DType dtype() const { return y.dtype; }
   void check() const;
 };
@@ -85,8 +90,11 @@ struct SelectiveScanBackward {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::PackDecay&);
+void run_on(CudaStream&, const op::PackDecay&);
 template <Tier>
 void run_on(CpuStream&, const op::SelectiveScan&);
+void run_on(CudaStream&, const op::SelectiveScan&);
 template <Tier>
 void run_on(CpuStream&, const op::SelectiveScanBackward&);
+void run_on(CudaStream&, const op::SelectiveScanBackward&);
 }  // namespace samba

@@ -34,6 +34,8 @@ struct SiluBackward {
 namespace samba {
 template <Tier>
 void run_on(CpuStream&, const op::Silu&);
+void run_on(CudaStream&, const op::Silu&);
 template <Tier>
 void run_on(CpuStream&, const op::SiluBackward&);
+void run_on(CudaStream&, const op::SiluBackward&);
 }  // namespace samba

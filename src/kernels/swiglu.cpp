@@ -10,6 +10,7 @@ void SwiGlu::check() const {
 void SwiGluBackward::check() const {
   expect_same_shape("swiglu_backward: dgate", dgate, dy);
   expect_same_shape("swiglu_backward: dup", dup, dy);
+  if (!y.empty()) expect_same_shape("swiglu_backward: y", y, dy);
   expect_same_shape("swiglu_backward: gate", gate, dy);
   expect_same_shape("swiglu_backward: up", up, dy);
 }

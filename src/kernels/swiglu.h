@@ -17,12 +17,14 @@ struct SwiGlu {
   void check() const;
 };
 
-/// Gradients of SwiGlu, overwritten. dgate and dup may be gate and up themselves.
+/// Gradients of SwiGlu, overwritten, and its y once more. dgate and dup may be gate and up
+/// themselves, y may be dy.
 struct SwiGluBackward {
   static constexpr const char* kName = "swiglu_backward";
 
   View dgate;      ///< [N, F]
   View dup;        ///< [N, F]
+  View y = {};     ///< [N, F] out; may be left out
   ConstView dy;    ///< [N, F]
   ConstView gate;  ///< [N, F]
   ConstView up;    ///< [N, F]; all of one dtype
@@ -34,6 +36,10 @@ struct SwiGluBackward {
 }  // namespace samba::op
 
 namespace samba {
-template <Tier> void run_on(CpuStream&, const op::SwiGlu&);
-template <Tier> void run_on(CpuStream&, const op::SwiGluBackward&);
+template <Tier>
+void run_on(CpuStream&, const op::SwiGlu&);
+void run_on(CudaStream&, const op::SwiGlu&);
+template <Tier>
+void run_on(CpuStream&, const op::SwiGluBackward&);
+void run_on(CudaStream&, const op::SwiGluBackward&);
 }  // namespace samba

@@ -87,15 +87,14 @@ double Attention::scale() const {
   return 1 / std::sqrt(static_cast<double>(heads_.width));
 }
 
-void Attention::rotate(Pass& pass, const Parts& p, bool inverse) const {
+void Attention::rotate(Pass& pass, View qkv, bool inverse) const {
   if (!rope_) return;
-  const auto turn = [&](View x, Index heads) {
-    run(pass.stream,
-        op::Rope{
-            .x = x, .heads = heads, .base = rope_base_, .inverse = inverse, .batch = pass.batch});
-  };
-  turn(p.q, heads_.heads);
-  turn(p.k, heads_.kv_heads);
+  const Index heads = heads_.heads + heads_.kv_heads;
+  run(pass.stream, op::Rope{.x = qkv.columns(0, heads * heads_.width),
+                            .heads = heads,
+                            .base = rope_base_,
+                            .inverse = inverse,
+                            .batch = pass.batch});
 }
 
 void Attention::forward(Pass& pass, ConstView x, View y) {
@@ -119,10 +118,10 @@ void Attention::forward(Pass& pass, ConstView x, View y) {
   if (group_ > 0) {
     if (pass.training) fail("attention: Self-Extend is for inference only; found a training pass");
     raw = Matrix(pass.stream, x.dtype, x.rows, s.qkv.cols());
-    copy(raw, s.qkv);
+    copy(pass.stream, raw, s.qkv);
     s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows, heads);
   }
-  rotate(pass, p, false);
+  rotate(pass, s.qkv, false);
   run(pass.stream, op::Attention{.y = s.a,
                                  .lse = s.lse,
                                  .q = p.q,
@@ -209,7 +208,7 @@ void Attention::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
                                          .window = window_,
                                          .scale = scale(),
                                          .batch = pass.batch});
-  rotate(pass, d, true);
+  rotate(pass, dqkv, true);
   if (conv_w_ == nullptr) return qkv_.backward(pass, x, dqkv, dx);
   Matrix draw(pass.stream, x.dtype, x.rows, dqkv.cols());
   run(pass.stream, op::CausalConv1dBackward{.dx = draw,

@@ -60,6 +60,7 @@ class Attention final : public Layer {
   void backward(Pass&, ConstView x, ConstView dy, View dx) override;
   void drop() override { saved_ = {}; }
   double flops(Index position, Index length) const override;
+  bool repeats() const override { return group_ == 0; }
   bool mixes() const override { return true; }
 
  private:
@@ -74,7 +75,8 @@ class Attention final : public Layer {
   };
   /// The columns of a [N, (H + 2G) K] matrix.
   Parts parts(View qkv) const;
-  void rotate(Pass&, const Parts&, bool inverse) const;
+  /// Rotates the queries and keys of a [N, (H + 2G) K] matrix.
+  void rotate(Pass&, View qkv, bool inverse) const;
   double scale() const;
   /// What Self-Extend's distant keys add to a, where `raw` holds queries, keys and values that are
   /// not rotated; lse is that of the near keys.

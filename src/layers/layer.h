@@ -132,6 +132,8 @@ class Layer {
   /// Multiplications and additions of one forward pass over `length` tokens from `position` on, a
   /// window counted as the keys inside it. Backward takes twice as many.
   virtual double flops(Index position, Index length) const = 0;
+  /// Whether passes over single tokens queue the same ops wherever in their sequences these stand.
+  virtual bool repeats() const { return true; }
   /// Whether it mixes tokens, as against a map of each token by itself.
   virtual bool mixes() const = 0;
 };

@@ -20,13 +20,15 @@ void Linear::forward(Pass& pass, ConstView x, View y) const {
 }
 
 void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) const {
-  run(pass.stream, op::LinearBackward{.dx = dx,
-                                      .dw = weight_.grad,
-                                      .dbias = bias_ != nullptr ? bias_->grad.view() : View{},
-                                      .dy = dy,
-                                      .x = x,
-                                      .w = weight_.value,
-                                      .add_dx = add});
+  const bool parameters = !x.empty();
+  run(pass.stream,
+      op::LinearBackward{.dx = dx,
+                         .dw = parameters ? weight_.grad.view() : View{},
+                         .dbias = parameters && bias_ != nullptr ? bias_->grad.view() : View{},
+                         .dy = dy,
+                         .x = x,
+                         .w = weight_.value,
+                         .add_dx = add});
 }
 
 double Linear::flops(Index tokens) const {

@@ -82,7 +82,8 @@ void MegaS6::rotate(Pass& pass, const Parts& p, bool inverse) const {
 
 MegaS6::Saved MegaS6::room_for(Pass& pass, ConstView x) const {
   const auto matrix = [&](Index cols) { return Matrix(pass.stream, x.dtype, x.rows, cols); };
-  Saved s{.scale = Matrix(),
+  Saved s{.normal = Matrix(),
+          .scale = Matrix(),
           .n = matrix(width_),
           .v_raw = matrix(width_),
           .v = matrix(width_),
@@ -96,6 +97,7 @@ MegaS6::Saved MegaS6::room_for(Pass& pass, ConstView x) const {
           .h = matrix(width_)};
   if (pass.training) {
     const DType exact = exact_of(x.dtype);
+    s.normal = Matrix(pass.stream, x.dtype, x.rows, width_);
     s.scale = Matrix(pass.stream, exact, x.rows, 1);
     s.lse = Matrix(pass.stream, exact, x.rows, 1);
   }
@@ -109,8 +111,12 @@ void MegaS6::forward(Pass& pass, ConstView x, View y) {
 
   const Matrix wide(stream, exact_of(x.dtype), x.rows, width_);
   run(stream, op::Convert{.to = wide, .from = x});
-  run(stream,
-      op::RmsNorm{.y = s.n, .scale = s.scale, .x = wide, .w = norm_w_.value, .eps = norm_eps_});
+  run(stream, op::RmsNorm{.y = s.n,
+                          .normal = s.normal,
+                          .scale = s.scale,
+                          .x = wide,
+                          .w = norm_w_.value,
+                          .eps = norm_eps_});
   v_.forward(pass, s.n, s.v_raw);
   run(stream, op::Silu{.y = s.v, .x = s.v_raw});
   s.s6 = s6_.forward(pass, {s.n, {}});
@@ -191,11 +197,10 @@ void MegaS6::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
   run(stream, op::SiluBackward{.dx = dv, .dy = dv, .x = s.v_raw});
   v_.backward(pass, s.n, dv, wide, /*add=*/true);
   run(stream, op::Convert{.to = dn, .from = wide});
-  run(stream, op::Convert{.to = wide, .from = x});
   run(stream, op::RmsNormBackward{.dx = sum,
                                   .dw = norm_w_.grad,
                                   .dy = dn,
-                                  .x = wide,
+                                  .normal = s.normal,
                                   .w = norm_w_.value,
                                   .scale = s.scale});
   run(stream, op::Convert{.to = dx, .from = sum});

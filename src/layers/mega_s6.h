@@ -51,10 +51,11 @@ class MegaS6 final : public Layer {
 
  private:
   struct Saved {
-    Matrix scale;  ///< [N, 1] 1 / rms of x
-    Matrix n;      ///< [N, D] x normed
-    Matrix v_raw;  ///< [N, D] before SiLU
-    Matrix v;      ///< [N, D]
+    Matrix normal;  ///< [N, D] x over its rms
+    Matrix scale;   ///< [N, 1] 1 / rms of x
+    Matrix n;       ///< [N, D] x normed
+    Matrix v_raw;   ///< [N, D] before SiLU
+    Matrix v;       ///< [N, D]
     S6::Saved s6;
     Matrix m;      ///< [N, D] silu(s)
     Matrix gates;  ///< [N, 3D + Z] u, z, g, hx

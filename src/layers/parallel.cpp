@@ -35,6 +35,11 @@ double Parallel::flops(Index position, Index length) const {
   return sum;
 }
 
+bool Parallel::repeats() const {
+  return std::all_of(layers_.begin(), layers_.end(),
+                     [](const std::unique_ptr<Layer>& layer) { return layer->repeats(); });
+}
+
 bool Parallel::mixes() const {
   return std::any_of(layers_.begin(), layers_.end(),
                      [](const std::unique_ptr<Layer>& layer) { return layer->mixes(); });

@@ -21,6 +21,7 @@ class Parallel final : public Layer {
   void backward(Pass&, ConstView x, ConstView dy, View dx) override;
   void drop() override;
   double flops(Index position, Index length) const override;
+  bool repeats() const override;
   bool mixes() const override;
 
  private:

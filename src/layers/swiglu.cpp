@@ -20,25 +20,26 @@ SwiGlu::SwiGlu(const Config& config, Index d_model, Plan plan)
       down_(plan, "down", width_, d_model, plan.scheme().residual(width_)) {}
 
 void SwiGlu::forward(Pass& pass, ConstView x, View y) {
-  Saved s{Matrix(pass.stream, x.dtype, x.rows, 2 * width_),
-          Matrix(pass.stream, x.dtype, x.rows, width_)};
-  gate_up_.forward(pass, x, s.gate_up);
-  run(pass.stream, op::SwiGlu{.y = s.y,
-                              .gate = s.gate_up.view().columns(0, width_),
-                              .up = s.gate_up.view().columns(width_, width_)});
-  down_.forward(pass, s.y, y);
-  if (pass.training) saved_ = std::move(s);
+  Matrix gate_up(pass.stream, x.dtype, x.rows, 2 * width_);
+  const Matrix hidden(pass.stream, x.dtype, x.rows, width_);
+  gate_up_.forward(pass, x, gate_up);
+  run(pass.stream, op::SwiGlu{.y = hidden,
+                              .gate = gate_up.view().columns(0, width_),
+                              .up = gate_up.view().columns(width_, width_)});
+  down_.forward(pass, hidden, y);
+  if (pass.training) saved_ = std::move(gate_up);
 }
 
 void SwiGlu::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
-  Saved s = std::move(saved_);
-  const View gate = s.gate_up.view().columns(0, width_);
-  const View up = s.gate_up.view().columns(width_, width_);
-  Matrix dhidden(pass.stream, x.dtype, x.rows, width_);
-  down_.backward(pass, s.y, dy, dhidden);
+  const Matrix gate_up = std::move(saved_);
+  const View gate = gate_up.view().columns(0, width_), up = gate_up.view().columns(width_, width_);
+  const Matrix hidden(pass.stream, x.dtype, x.rows, width_);
+  down_.backward(pass, {}, dy, hidden);
   run(pass.stream,
-      op::SwiGluBackward{.dgate = gate, .dup = up, .dy = dhidden, .gate = gate, .up = up});
-  gate_up_.backward(pass, x, s.gate_up, dx);
+      op::SwiGluBackward{
+          .dgate = gate, .dup = up, .y = hidden, .dy = hidden, .gate = gate, .up = up});
+  down_.backward(pass, hidden, dy, {});
+  gate_up_.backward(pass, x, gate_up, dx);
 }
 
 double SwiGlu::flops(Index /*position*/, Index length) const {

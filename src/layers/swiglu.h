@@ -25,15 +25,10 @@ class SwiGlu final : public Layer {
   bool mixes() const override { return false; }
 
  private:
-  struct Saved {
-    Matrix gate_up;  ///< [N, 2F]
-    Matrix y;        ///< [N, F]
-  };
-
   Index width_;
   Linear gate_up_;
   Linear down_;
-  Saved saved_;
+  Matrix saved_;  ///< [N, 2F] gate and up; y is made again, for it is half as large as they
 };
 
 }  // namespace samba

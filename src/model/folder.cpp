@@ -129,27 +129,36 @@ void WeightNames::check(const TensorFile& file) const {
 
 void WeightNames::read(const TensorFile& file) const {
   check(file);
+  Stream& stream = model_.stream();
   for (const std::string& name : order_) {
     const std::string stored = stored_name(file, name);
     const std::vector<Part>& all = parts(name);
     if (all.size() == 1 && all[0].whole()) {
-      file.read(stored, all[0].parameter->value);
+      const View value = all[0].parameter->value;
+      if (stream.cuda() == nullptr) {
+        file.read(stored, value);
+        continue;
+      }
+      const Matrix staged(stream.host(), value.dtype, value.rows, value.cols);
+      file.read(stored, staged);
+      copy(stream, value, staged);
       continue;
     }
     const auto [rows, cols] = shape(name);
-    Matrix whole(model_.stream(), all[0].parameter->value.dtype(), rows, cols);
+    const Matrix whole(stream.host(), all[0].parameter->value.dtype(), rows, cols);
     file.read(stored, whole);
     for (const Part& part : all)
-      copy(part.of(part.parameter->value), whole.view().block(part.tensor_row, part.rows));
+      copy(stream, part.of(part.parameter->value), whole.view().block(part.tensor_row, part.rows));
   }
 }
 
 Matrix WeightNames::gradient(const std::string& tensor) const {
   const auto [rows, cols] = shape(tensor);
   const std::vector<Part>& all = parts(tensor);
-  Matrix whole(model_.stream(), all[0].parameter->grad.dtype(), rows, cols);
+  Matrix whole(model_.stream().host(), all[0].parameter->grad.dtype(), rows, cols);
   for (const Part& part : all)
-    copy(whole.view().block(part.tensor_row, part.rows), part.of(part.parameter->grad));
+    copy(model_.stream(), whole.view().block(part.tensor_row, part.rows),
+         part.of(part.parameter->grad));
   return whole;
 }
 

@@ -48,7 +48,7 @@ class WeightNames {
   void check(const TensorFile&) const;
   /// Reads every parameter's value from the file, after check().
   void read(const TensorFile&) const;
-  /// The tensor's gradient, [rows, cols] of the gradients' dtype.
+  /// The tensor's gradient, [rows, cols] of the gradients' dtype, in the machine's memory.
   Matrix gradient(const std::string& tensor) const;
 
   /// Rows of a tensor, from tensor_row on, that are rows and columns of a parameter.

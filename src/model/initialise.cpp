@@ -34,14 +34,16 @@ void initialise(Model& model, std::uint64_t seed) {
   for (Parameter& p : model.parameters()) {
     const Rng rng{seed, number++};
     const int threads = model.stream().threads();
-    Matrix drawn(model.stream(), DType::f64, threads, p.cols);
+    const Matrix drawn(model.stream().host(), DType::f64, threads, p.cols);
+    const Matrix values(model.stream().host(), p.value.dtype(), p.rows, p.cols);
 #pragma omp parallel for num_threads(threads)
     for (Index r = 0; r < p.rows; ++r) {
       const View row = drawn.view().block(omp_get_thread_num(), 1);
       for (Index c = 0; c < p.cols; ++c)
         row.row<double>(0)[c] = draw(p.init, rng, c, static_cast<std::uint64_t>(r * p.cols + c));
-      copy(p.value.view().block(r, 1), row);
+      copy(values.view().block(r, 1), row);
     }
+    copy(model.stream(), p.value, values);
   }
 }
 

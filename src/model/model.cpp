@@ -15,11 +15,11 @@
 namespace samba {
 namespace {
 
-/// Logits that are held at a time: 16 MiB of f32, a few hundred rows of a large vocabulary.
-constexpr Index kLogits = Index{4} << 20;
-
-Index rows_at_a_time(Index rows, Index vocab) {
-  return std::clamp<Index>(kLogits / vocab, std::min<Index>(16, rows), rows);
+/// Logits that are held at a time: 16 MiB of f32, a few hundred rows of a large vocabulary; on a
+/// GPU 512 MiB, so that the products behind them fill it.
+Index rows_at_a_time(const Stream& stream, Index rows, Index vocab) {
+  const Index logits = stream.cuda() == nullptr ? Index{4} << 20 : Index{128} << 20;
+  return std::clamp<Index>(logits / vocab, std::min<Index>(16, rows), rows);
 }
 
 }  // namespace
@@ -61,7 +61,7 @@ void Model::pack() {
     if (p.packing == Packing::decay) {
       p.packed = Matrix(stream_, p.value.dtype(), p.cols, p.rows);
       run(stream_, op::PackDecay{.decay = p.packed, .a_log = p.value});
-    } else if (p.packing == Packing::linear || is_head) {
+    } else if ((p.packing == Packing::linear || is_head) && stream_.cuda() == nullptr) {
       p.packed = Matrix(stream_, dtype_, op::PackLinear::panel_rows(p.rows),
                         op::PackLinear::panel_cols(p.cols));
       run(stream_, op::PackLinear{.panels = p.packed, .w = p.value});
@@ -73,17 +73,16 @@ void Model::pack() {
   }
 }
 
-void Model::normalise(Pass& pass, const Parameter* norm, const Normed& normed, ConstView x,
-                      ConstView add) {
+void Model::normalise(Pass& pass, const Parameter* norm, const Normed& normed, ConstView add) {
   if (norm == nullptr) {
-    if (normed.sum.data != x.data) run(pass.stream, op::Convert{.to = normed.sum, .from = x});
     if (!add.empty()) run(pass.stream, op::Convert{.to = normed.sum, .from = add, .add = true});
     return run(pass.stream, op::Convert{.to = normed.y, .from = normed.sum});
   }
   run(pass.stream, op::RmsNorm{.y = normed.y,
                                .sum = normed.sum,
+                               .normal = normed.normal,
                                .scale = normed.scale,
-                               .x = x,
+                               .x = normed.sum,
                                .add = add,
                                .w = norm->value,
                                .eps = config_.norm_eps});
@@ -99,22 +98,19 @@ void Model::forward(Pass& pass, ConstView tokens, View x) {
   Matrix residual(pass.stream, exact, n, d), out(pass.stream, dtype_, n, d);
   Matrix reused(pass.stream, dtype_, n, d);
   run(pass.stream, op::Embedding{.y = residual, .tokens = tokens, .w = embedding_->value});
-  ConstView stream = residual, add = {};
+  ConstView add = {};
   for (std::size_t i = 0; i <= steps_.size(); ++i) {
     const bool last = i == steps_.size();
     const Parameter* norm = last ? norm_ : steps_[i].norm;
     SavedStep saved;
-    Normed normed{last ? x : reused.view(), residual, {}};
-    if (pass.training) {
-      if (norm != nullptr) {
-        normed.sum = saved.sum = Matrix(pass.stream, exact, n, d);
-        normed.scale = saved.scale = Matrix(pass.stream, exact, n, 1);
-      }
-      if (!last && (!recompute_ || norm == nullptr))
-        normed.y = saved.x = Matrix(pass.stream, dtype_, n, d);
+    Normed normed{last ? x : reused.view(), residual, {}, {}};
+    if (pass.training && norm != nullptr) {
+      normed.normal = saved.normal = Matrix(pass.stream, dtype_, n, d);
+      normed.scale = saved.scale = Matrix(pass.stream, exact, n, 1);
+    } else if (pass.training) {
+      normed.y = saved.x = Matrix(pass.stream, dtype_, n, d);
     }
-    normalise(pass, norm, normed, stream, add);
-    stream = normed.sum;
+    normalise(pass, norm, normed, add);
     if (!last) {
       steps_[i].layer->forward(pass, normed.y, out);
       if (recompute_) steps_[i].layer->drop();
@@ -134,7 +130,7 @@ void Model::head(Pass& pass, ConstView x, View logits) {
 double Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses, View dx,
                         double scale) {
   const DType exact = exact_of(dtype_);
-  const Index vocab = config_.vocab, n = x.rows, rows = rows_at_a_time(n, vocab);
+  const Index vocab = config_.vocab, n = x.rows, rows = rows_at_a_time(pass.stream, n, vocab);
   const bool training = !dx.empty();
   Matrix logits(pass.stream, exact, rows, vocab), own(pass.stream, exact, n, 1);
   Matrix rounded;
@@ -160,9 +156,10 @@ double Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses,
                                         .x = x.block(first, count),
                                         .w = w.value});
   }
+  const Matrix all = download(pass.stream, each);
   double sum = 0;
   for (Index i = 0; i < n; ++i)
-    sum += exact == DType::f64 ? *each.row<double>(i) : static_cast<double>(*each.row<float>(i));
+    sum += exact == DType::f64 ? *all.row<double>(i) : static_cast<double>(*all.row<float>(i));
   return sum;
 }
 
@@ -184,15 +181,19 @@ double Model::loss_and_gradient(Pass& pass, ConstView tokens, ConstView targets,
 void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
   const Index n = pass.batch.tokens, d = config_.d_model;
   Matrix dresidual(pass.stream, exact_of(dtype_), n, d);
-  fill(dresidual, 0);
+  clear(pass.stream, dresidual);
   Matrix dout(pass.stream, dtype_, n, d), dnormed(pass.stream, dtype_, n, d);
+  // Also leaves in dout what the step before reads of the stream's gradient.
   const auto through_norm = [&](const Parameter* norm, const SavedStep& saved, ConstView dy) {
-    if (norm == nullptr)
-      return run(pass.stream, op::Convert{.to = dresidual, .from = dy, .add = true});
+    if (norm == nullptr) {
+      run(pass.stream, op::Convert{.to = dresidual, .from = dy, .add = true});
+      return run(pass.stream, op::Convert{.to = dout, .from = dresidual});
+    }
     run(pass.stream, op::RmsNormBackward{.dx = dresidual,
                                          .dw = norm->grad,
+                                         .rounded = dout,
                                          .dy = dy,
-                                         .x = saved.sum,
+                                         .normal = saved.normal,
                                          .w = norm->value,
                                          .scale = saved.scale});
   };
@@ -201,14 +202,14 @@ void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
   for (std::size_t i = steps_.size(); i-- > 0;) {
     SavedStep saved = std::move(saved_.back());
     saved_.pop_back();
-    if (recompute_) {
-      if (steps_[i].norm != nullptr) {
-        saved.x = Matrix(pass.stream, dtype_, n, d);
-        normalise(pass, steps_[i].norm, {saved.x, {}, {}}, saved.sum, {});
-      }
-      steps_[i].layer->forward(pass, saved.x, dout);
+    if (const Parameter* norm = steps_[i].norm; norm != nullptr) {
+      saved.x = Matrix(pass.stream, dtype_, n, d);
+      run(pass.stream, op::ScaleColumns{.y = saved.x, .x = saved.normal, .w = norm->value});
     }
-    run(pass.stream, op::Convert{.to = dout, .from = dresidual});
+    if (recompute_) {
+      const Matrix again(pass.stream, dtype_, n, d);
+      steps_[i].layer->forward(pass, saved.x, again);
+    }
     steps_[i].layer->backward(pass, saved.x, dout, dnormed);
     through_norm(steps_[i].norm, saved, dnormed);
   }
@@ -217,8 +218,7 @@ void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
 }
 
 void Model::zero_gradients() {
-#pragma omp parallel for schedule(dynamic) num_threads(stream_.threads())
-  for (Parameter& p : parameters_) fill(p.grad, 0);
+  for (Parameter& p : parameters_) clear(stream_, p.grad);
 }
 
 Index Model::parameter_count() const {
@@ -232,7 +232,7 @@ States Model::make_states(Index slots, Index context) const {
   for (const StateShape& shape : state_shapes_) {
     states.emplace_back(stream_, shape.dtype, slots,
                         shape.per_token ? shape.width * context : shape.width);
-    fill(states.back(), 0);
+    clear(stream_, states.back());
   }
   return states;
 }
@@ -247,6 +247,11 @@ Index Model::state_bytes(Index context) const {
 bool Model::has_growing_state() const {
   return std::any_of(state_shapes_.begin(), state_shapes_.end(),
                      [](const StateShape& shape) { return shape.per_token; });
+}
+
+bool Model::repeats() const {
+  return std::all_of(steps_.begin(), steps_.end(),
+                     [](const Step& step) { return step.layer->repeats(); });
 }
 
 double Model::flops(Index position, Index length) const {

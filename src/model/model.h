@@ -25,7 +25,8 @@ class Model {
   void pack();
 
   /// x: [N, D] out, model dtype: the last hidden state of every token, after the last norm.
-  /// tokens: i32 [N, 1]; an id that is no row of the embedding is an Error.
+  /// tokens: i32 [N, 1]. An id that is no row of the embedding is an Error, on a GPU a row of NaN.
+  /// Views lie in the memory of the stream's ops; so do all below.
   void forward(Pass&, ConstView tokens, View x);
   /// logits: [M, V] out, f32 (f64 in f64), for any M rows of x.
   void head(Pass&, ConstView x, View logits);
@@ -56,6 +57,8 @@ class Model {
   /// Whether the state of some layer grows with the context: full attention.
   bool has_growing_state() const;
 
+  /// Whether all its layers repeat (Layer::repeats).
+  bool repeats() const;
   /// Operations of a forward pass over `length` tokens from `position` on, head included.
   double flops(Index position, Index length) const;
 
@@ -70,17 +73,17 @@ class Model {
   };
   /// What forward keeps of a step for backward.
   struct SavedStep {
-    Matrix sum;    ///< [N, D] the residual stream before the step; empty without a norm
-    Matrix scale;  ///< [N, 1] 1 / rms of it
-    Matrix x;  ///< [N, D] what the layer read; empty with recompute, where a norm makes it again
+    Matrix normal;  ///< [N, D] the residual stream before the step over its rms
+    Matrix scale;   ///< [N, 1] 1 / rms
+    Matrix x;       ///< [N, D] what the layer read; while a norm can make it again, empty
   };
-  /// What normalise writes; sum and scale may be left out.
+  /// What normalise writes; `sum` holds the stream before. normal and scale may be left out.
   struct Normed {
-    View y, sum, scale;
+    View y, sum, normal, scale;
   };
-  /// Adds `add`, where given, to the stream x and writes what a layer behind `norm` reads. Without
-  /// a norm that is the stream itself, rounded; sum may be x.
-  void normalise(Pass&, const Parameter* norm, const Normed&, ConstView x, ConstView add);
+  /// Adds `add`, where given, to the stream and writes what a layer behind `norm` reads: without a
+  /// norm the stream itself, rounded.
+  void normalise(Pass&, const Parameter* norm, const Normed&, ConstView add);
   /// Losses of all rows; with `dx` ([N, D]) also the gradients of head and hidden state.
   double head_loss(Pass&, ConstView x, ConstView targets, View losses, View dx, double scale);
   void backward(Pass&, ConstView tokens, ConstView dx);

@@ -25,8 +25,8 @@ Optimizer::Optimizer(Model& model, const Config& config) : model_(model), config
   for (Parameter& p : model.parameters()) {
     Slot slot{&p, Matrix(), Matrix(stream, exact, p.rows, p.cols),
               Matrix(stream, exact, p.rows, p.cols)};
-    fill(slot.m, 0);
-    fill(slot.v, 0);
+    clear(stream, slot.m);
+    clear(stream, slot.v);
     if (p.value.dtype() != exact) {
       slot.master = Matrix(stream, exact, p.rows, p.cols);
       run(stream, op::Convert{.to = slot.master, .from = p.value});
@@ -36,11 +36,11 @@ Optimizer::Optimizer(Model& model, const Config& config) : model_(model), config
 }
 
 double Optimizer::gradient_norm() const {
-  Matrix sum(model_.stream(), DType::f64, 1, 1);
-  fill(sum, 0);
+  const Matrix sum(model_.stream(), DType::f64, 1, 1);
+  clear(model_.stream(), sum);
   for (const Slot& slot : slots_)
     run(model_.stream(), op::SumOfSquares{.sum = sum, .x = flat(slot.parameter->grad)});
-  return std::sqrt(*sum.row<double>(0));
+  return std::sqrt(*download(model_.stream(), sum).row<double>(0));
 }
 
 void Optimizer::step(double lr, double clip, double norm, Index step) {

@@ -66,14 +66,33 @@ std::vector<std::string> checkpoints(const std::string& folder) {
   return names;
 }
 
+/// Adds a matrix that lies where the stream's ops have it.
+void add(TensorWriter& writer, Stream& stream, const std::string& name, ConstView values) {
+  if (stream.cuda() == nullptr) return writer.add(name, values);
+  writer.add(name, stored_type_of(values.dtype), {values.rows, values.cols},
+             [&stream, values](const TensorWriter::Put& put) {
+               const Matrix copy = download(stream, values);
+               put({copy.view().data, static_cast<std::size_t>(copy.bytes())});
+             });
+}
+
+/// The reverse.
+void read(const TensorFile& file, Stream& stream, const std::string& name, View values) {
+  if (stream.cuda() == nullptr) return file.read(name, values);
+  const Matrix staged(stream.host(), values.dtype, values.rows, values.cols);
+  file.read(name, staged);
+  copy(stream, values, staged);
+}
+
 void write_weights(const Trainer& trainer, const fs::path& folder) {
+  Stream& stream = trainer.model().stream();
   TensorWriter weights, moments;
   weights.metadata("format", "pt");
   for (const Optimizer::Slot& slot : trainer.optimizer().slots()) {
     const std::string& name = slot.parameter->name;
-    weights.add(name, slot.weights());
-    moments.add("m." + name, slot.m);
-    moments.add("v." + name, slot.v);
+    add(weights, stream, name, slot.weights());
+    add(moments, stream, "m." + name, slot.m);
+    add(moments, stream, "v." + name, slot.v);
   }
   weights.write_safetensors((folder / "model.safetensors").string());
   moments.write_safetensors((folder / "optimizer.safetensors").string());
@@ -112,6 +131,7 @@ void write_checkpoint(const Trainer& trainer, const Json& run, const Tokenizer* 
                                                   {"dtype", name_of(model.dtype())},
                                                   {"threads", model.stream().threads()},
                                                   {"tier", name_of(model.stream().tier())},
+                                                  {"device", model.stream().device()},
                                                   {"version", SAMBA_VERSION}});
 }
 
@@ -187,9 +207,10 @@ void load_checkpoint(const std::string& checkpoint, Trainer& trainer) {
   expect_count(moments, 2 * count);
   for (Optimizer::Slot& slot : trainer.optimizer().slots()) {
     const std::string& name = slot.parameter->name;
-    weights.read(name, slot.weights());
-    moments.read("m." + name, slot.m);
-    moments.read("v." + name, slot.v);
+    Stream& stream = trainer.model().stream();
+    read(weights, stream, name, slot.weights());
+    read(moments, stream, "m." + name, slot.m);
+    read(moments, stream, "v." + name, slot.v);
   }
   const std::string path = (folder / "trainer.json").string();
   const Json state = read_json(path);

@@ -73,7 +73,8 @@ double Trainer::lr_after(Index steps) const {
 double Trainer::accumulate(Index first, Index count) {
   const Index length = config_.length, n = count * length;
   std::vector<std::int32_t> window(static_cast<std::size_t>(length + 1));
-  Matrix tokens(model_.stream(), DType::i32, n, 1), targets(model_.stream(), DType::i32, n, 1);
+  Stream& stream = model_.stream();
+  const Matrix tokens(stream.host(), DType::i32, n, 1), targets(stream.host(), DType::i32, n, 1);
   std::vector<Span> spans;
   for (Index i = 0; i < count; ++i) {
     data_.read(static_cast<std::uint64_t>(steps_ * config_.batch + first + i), window);
@@ -90,9 +91,9 @@ double Trainer::accumulate(Index first, Index count) {
       flops_ += 3 * model_.flops(0, spans.back().length);
     }
   }
-  Pass pass{model_.stream(), batch_of(spans), nullptr, true};
+  Pass pass{stream, batch_of(spans), nullptr, true};
   const double scale = 1 / static_cast<double>(config_.batch * length);
-  return model_.loss_and_gradient(pass, tokens, targets, scale);
+  return model_.loss_and_gradient(pass, upload(stream, tokens), upload(stream, targets), scale);
 }
 
 Trainer::Report Trainer::step() {
@@ -114,9 +115,9 @@ Trainer::Report Trainer::step() {
 
 std::string Trainer::first_bad_tensor() const {
   for (const Parameter& p : model_.parameters())
-    if (!all_finite(p.value)) return p.name + " (weight)";
+    if (!all_finite(download(model_.stream(), p.value))) return p.name + " (weight)";
   for (const Parameter& p : model_.parameters())
-    if (!all_finite(p.grad)) return p.name + " (gradient)";
+    if (!all_finite(download(model_.stream(), p.grad))) return p.name + " (gradient)";
   return "none; an activation overflowed";
 }
 

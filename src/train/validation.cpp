@@ -50,8 +50,9 @@ std::vector<LengthLoss> validate(Model& model, const TokenWindows& windows,
         return View{reinterpret_cast<std::byte*>(ids.data() + from), n, 1, 1, DType::i32};
       };
       Matrix each(stream, exact, n, 1);
-      model.loss(pass, view(first), view(first + 1), each);
-      copy(View{reinterpret_cast<std::byte*>(losses.data() + first), n, 1, 1, DType::f64}, each);
+      model.loss(pass, upload(stream, view(first)), upload(stream, view(first + 1)), each);
+      copy(stream, View{reinterpret_cast<std::byte*>(losses.data() + first), n, 1, 1, DType::f64},
+           each);
     }
     double sum = 0;
     std::size_t k = 0;

@@ -17,8 +17,9 @@ class Generation : public testing::TestWithParam<Target> {
  protected:
   static constexpr Index kContext = 64;
 
+  void SetUp() override { SAMBA_SKIP_WITHOUT_GPU(GetParam()); }
   SmallModel make(Index window = 5) const {
-    SmallModel small(small_samba(true, window), GetParam().tier, GetParam().dtype, false);
+    SmallModel small(small_samba(true, window), GetParam(), false);
     small.model().pack();
     return small;
   }
@@ -127,8 +128,8 @@ SAMBA_KERNEL_TEST(Generation);
 
 class EngineRules : public testing::Test {
  protected:
-  SmallModel small_{small_samba(), Tier::plain, DType::f32, false};
-  SmallModel full_{small_samba(true, 0), Tier::plain, DType::f32, false};
+  SmallModel small_{small_samba(), Target{Tier::plain, DType::f32}, false};
+  SmallModel full_{small_samba(true, 0), Target{Tier::plain, DType::f32}, false};
   const Ids prompt_ = random_ids(9, 37, 1);
   Ids out_;
 

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "kernels/attention_merge.h"
 #include "kernels/run.h"
 #include "support/gradient.h"
 #include "support/kernel_test.h"
@@ -52,6 +53,14 @@ const Shape kShapes[] = {
     {{2, 1, 24}, 300, 120, true},
     {{1, 1, 32, 200}, 230, 96, true},
     {{3, 1, 12, 33}, 90, 1000, true},
+    {{3, 1, 64}, 600, 300},
+    {{2, 2, 128}, 520, kFull},
+    {{4, 2, 128}, 450, 129},
+    {{2, 1, 256}, 300, 100},
+    {{1, 1, 64, 192}, 260, 70},
+    {{2, 1, 64}, 500, 37, true},
+    {{1, 1, 128, 256}, 420, 200, true},
+    {{1, 1, 256, 512}, 280, 150, true},
 };
 
 class Attention : public KernelTest {
@@ -154,7 +163,9 @@ TEST_P(Attention, CuttingASequenceChangesNothing) {
        {Shape{{4, 2, 16}, 260, 16}, Shape{{3, 1, 5}, 333, 100}, Shape{{2, 2, 24}, 40, 1},
         Shape{{1, 1, 64}, 230, 5}, Shape{{2, 1, 16}, 150, kFull}, Shape{{1, 1, 8, 40}, 190, 50},
         Shape{{4, 2, 16, 24}, 260, 37, true}, Shape{{1, 1, 16, 72}, 333, 100, true},
-        Shape{{2, 1, 8}, 40, 1, true}, Shape{{2, 2, 8, 5}, 90, 128, true}}) {
+        Shape{{2, 1, 8}, 40, 1, true}, Shape{{2, 2, 8, 5}, 90, 128, true},
+        Shape{{3, 1, 64}, 620, 150}, Shape{{2, 2, 128}, 410, 128}, Shape{{1, 1, 256}, 230, 70},
+        Shape{{20, 1, 64}, 90, kFull}, Shape{{1, 1, 64, 128}, 320, 96, true}}) {
     const Inputs in = inputs(s);
     const View y = empty(s.length, s.y_cols());
     const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
@@ -162,7 +173,7 @@ TEST_P(Attention, CuttingASequenceChangesNothing) {
     const Index least = std::min(s.window, s.length);
     for (const Index capacity : {least, least + 3})
       for (const std::vector<Index>& chunks :
-           {std::vector<Index>{1}, {1, 1, 7, 2, 50, 1}, {37}, {200, 1, 3}}) {
+           {std::vector<Index>{1}, {1, 1, 7, 2, 50, 1}, {37}, {200, 1, 3}, {128}}) {
         const Host cut = in_chunks(s, in, capacity, chunks);
         if (dtype() == DType::f64)
           expect_same(cut, host(y));
@@ -173,7 +184,8 @@ TEST_P(Attention, CuttingASequenceChangesNothing) {
 }
 
 TEST_P(Attention, CompanyInTheBatchChangesNothing) {
-  for (const Shape& s : {Shape{{4, 2, 16}, 150, 40}, Shape{{2, 1, 16, 24}, 150, 40, true}}) {
+  for (const Shape& s : {Shape{{4, 2, 16}, 150, 40}, Shape{{2, 1, 16, 24}, 150, 40, true},
+                         Shape{{4, 2, 64}, 150, 40}, Shape{{1, 1, 128}, 150, 40}}) {
     const Inputs in = inputs(s), other = inputs({s.heads, 171, s.window, s.chunked}, 9);
     const Index capacity = 41;
     const View keys = empty(4, capacity * s.k_cols()), values = empty(4, capacity * s.v_cols());
@@ -211,6 +223,58 @@ TEST_P(Attention, CompanyInTheBatchChangesNothing) {
     }
     expect_same(host(keys.block(0, 1)), host(alone_keys.block(2, 1)));
     for (const Index slot : {1, 2}) EXPECT_TRUE(std::isnan(host(keys)(slot, 0))) << "slot " << slot;
+  }
+}
+
+TEST_P(Attention, NeighboursStaySeparate) {
+  for (const Index width : {Index{16}, Index{64}, Index{128}}) {
+    // Whatever the sequences beside it hold, and the rows of a ring that were never written.
+    const Shape s{{2, 1, width}, 400, kFull};
+    const Index first = 90, length = 201;
+    Inputs in = inputs(s);
+    for (Host* x : {&in.q, &in.k, &in.v})
+      for (Index r = 0; r < s.length; ++r)
+        if (r < first || r >= first + length)
+          for (Index c = 0; c < x->cols; ++c) (*x)(r, c) = NAN;
+    const View views[3] = {upload(in.q), upload(in.k), upload(in.v)};
+    const View y = empty(s.length, s.y_cols());
+    const std::vector<Span> spans = {
+        {.first = 0, .length = first, .position = 0, .slot = 0},
+        {.first = first, .length = length, .position = 0, .slot = 1},
+        {.first = first + length, .length = s.length - first - length, .position = 0, .slot = 2}};
+    op::Attention op = call(s, views, y, spans);
+    op.key_state = empty(3, 401 * s.k_cols());
+    op.value_state = empty(3, 401 * s.v_cols());
+    run(stream(), op);
+    const auto own = [&](const Host& x) {
+      Host rows(length, x.cols);
+      std::copy_n(x.values.begin() + first * x.cols, length * x.cols, rows.values.begin());
+      return rows;
+    };
+    const Inputs alone{own(in.q), own(in.k), own(in.v), {}};
+    expect_close(own(host(y)), expected(s, alone), dtype(), law(s));
+    // The sequence goes on: a few tokens, then one.
+    Index position = length;
+    Inputs more = alone;
+    for (const Index n : {Index{7}, Index{1}}) {
+      const Inputs next = inputs({s.heads, n, kFull}, 20 + static_cast<int>(n));
+      for (const auto& [to, from] : {std::pair{&more.q, &next.q}, std::pair{&more.k, &next.k},
+                                     std::pair{&more.v, &next.v}}) {
+        to->values.insert(to->values.end(), from->values.begin(), from->values.end());
+        to->rows += n;
+      }
+      const View y_next = empty(n, s.y_cols());
+      const std::vector<Span> one = {{.first = 0, .length = n, .position = position, .slot = 1}};
+      op::Attention step = call(s, next.views, y_next, one);
+      step.key_state = op.key_state;
+      step.value_state = op.value_state;
+      run(stream(), step);
+      const Host all = expected(s, more);
+      Host tail(n, all.cols);
+      std::copy_n(all.values.end() - n * all.cols, n * all.cols, tail.values.begin());
+      expect_close(host(y_next), tail, dtype(), law(s));
+      position += n;
+    }
   }
 }
 
@@ -260,6 +324,66 @@ TEST_P(Attention, WorksAtVeryLargePositions) {
     for (Index r = 15; r < s.length; ++r) put_row(position - 15 + r, r);
     expect_same(host(key_state), keys);
     expect_same(host(value_state), values);
+  }
+}
+
+TEST_P(Attention, SeesLongRings) {
+  struct Case {
+    op::Heads heads;
+    Index position, window, capacity, length;
+  };
+  // One token and a few; rings that are filled in part, rings that wrap, all kinds of chunks.
+  for (const Case& c :
+       {Case{{4, 2, 64}, 8700, kFull, 20000, 1}, Case{{3, 3, 16}, 12345, 4500, 4600, 1},
+        Case{{8, 1, 64}, 20001, 20000, 20000, 1}, Case{{2, 2, 128}, 3001, 2900, 2901, 1},
+        Case{{4, 2, 64}, 5000, kFull, 6000, 3}, Case{{2, 1, 128}, 5003, 1000, 1010, 3}}) {
+    const Shape s{c.heads, c.length, c.window};
+    const Index first = std::max<Index>(0, c.position - c.window + 1), seen = c.position - first;
+    const Host q = random(c.length, s.q_cols(), dtype(), 1);
+    const Host k = random(seen + c.length, s.k_cols(), dtype(), 2),
+               v = random(seen + c.length, s.v_cols(), dtype(), 3);
+    const View key_state = empty(1, c.capacity * s.k_cols()),
+               value_state = empty(1, c.capacity * s.v_cols());
+    const View keys = upload(k), values = upload(v);
+    for (Index r = 0; r < seen; ++r) {
+      const Index place = (first + r) % c.capacity;
+      copy(key_state.columns(place * s.k_cols(), s.k_cols()), keys.block(r, 1));
+      copy(value_state.columns(place * s.v_cols(), s.v_cols()), values.block(r, 1));
+    }
+    const View views[3] = {upload(q), keys.block(seen, c.length), values.block(seen, c.length)};
+    const View y = empty(c.length, s.y_cols()), lse = empty(c.length, c.heads.heads, exact());
+    const std::vector<Span> spans = {
+        {.first = 0, .length = c.length, .position = c.position, .slot = 0}};
+    op::Attention op = call(s, views, y, spans);
+    op.lse = lse;
+    op.key_state = key_state;
+    op.value_state = value_state;
+    run(stream(), op);
+    Host expected_y(c.length, s.y_cols()), expected_lse(c.length, c.heads.heads);
+    for (Index i = 0; i < c.length; ++i)
+      for (Index h = 0; h < c.heads.heads; ++h) {
+        const Index g = h / (c.heads.heads / c.heads.kv_heads), width = c.heads.width;
+        const Index from = std::max<Index>(0, c.position + i - c.window + 1) - first;
+        std::vector<double> scores;
+        for (Index j = from; j <= seen + i; ++j) {
+          double dot = 0;
+          for (Index d = 0; d < width; ++d) dot += q(i, h * width + d) * k(j, g * width + d);
+          scores.push_back(s.scale() * dot);
+        }
+        const double largest = *std::max_element(scores.begin(), scores.end());
+        double sum = 0;
+        for (double& score : scores) sum += score = std::exp(score - largest);
+        expected_lse(i, h) = largest + std::log(sum);
+        for (Index j = from; j <= seen + i; ++j)
+          for (Index d = 0; d < width; ++d)
+            expected_y(i, h * width + d) +=
+                scores[static_cast<std::size_t>(j - from)] / sum * v(j, g * width + d);
+      }
+    const Law within{.terms = seen + c.length + c.heads.width,
+                     .rounded = dtype(),
+                     .rms = dtype() == DType::bf16 ? 0.0 : 1.0};
+    expect_close(host(y), expected_y, dtype(), within);
+    expect_close(host(lse), expected_lse, exact(), within.terms);
   }
 }
 
@@ -318,19 +442,54 @@ TEST_P(Attention, RefusesWhatItCannotDo) {
   EXPECT_THROW(run(stream(), bad), Error);
 }
 
+TEST_P(Attention, MergesPartsIntoTheWhole) {
+  for (const Shape& s : {Shape{{4, 2, 16}, 90, kFull}, Shape{{3, 3, 5}, 33, kFull}}) {
+    // The whole is the last `window` keys and those before them, which are those of a stream that
+    // is late by the window.
+    const Index window = 20, late = s.length - window;
+    const Inputs in = inputs(s);
+    const View near_y = empty(s.length, s.y_cols(), dtype(), 3),
+               near_lse = empty(s.length, s.heads.heads, exact());
+    const View far_y = empty(late, s.y_cols()), far_lse = empty(late, s.heads.heads, exact(), 1);
+    const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
+    op::Attention near = call(s, in.views, near_y, spans);
+    near.lse = near_lse;
+    near.window = window;
+    run(stream(), near);
+    const View views[3] = {in.views[0].block(window, late), in.views[1].block(0, late),
+                           in.views[2].block(0, late)};
+    const std::vector<Span> late_spans = {{.first = 0, .length = late, .position = 0}};
+    op::Attention far = call(s, views, far_y, late_spans);
+    far.lse = far_lse;
+    run(stream(), far);
+    run(stream(), op::AttentionMerge{.y = near_y.block(window, late),
+                                     .lse = near_lse.block(window, late),
+                                     .other = far_y,
+                                     .other_lse = far_lse});
+    Law parts = law(s);
+    parts.roundings = 2;
+    expect_close(host(near_y), expected(s, in), dtype(), parts);
+  }
+}
+
 class AttentionBackward : public Attention {
  protected:
   struct Gradients {
     Host dq, dk, dv;
   };
 
-  /// Backward of the spans with y and lse of the definition, rounded as forward leaves them.
+  /// Backward of the spans with y and lse of float64, rounded as forward leaves them.
   Gradients backward(Stream& on, const Shape& s, const Inputs& in, const Host& dy, DType type,
                      const std::vector<Span>& spans, Index gap = 0) {
-    Host lse;
-    Host y = expected(s, in, &lse);
-    y = host(upload(y));
-    lse = host(upload(lse, exact()));
+    Stream plain(1, Tier::plain);
+    const View exact_y = empty(s.length, s.y_cols(), DType::f64),
+               exact_lse = empty(s.length, s.heads.heads, DType::f64);
+    const View views[3] = {upload(in.q, DType::f64), upload(in.k, DType::f64),
+                           upload(in.v, DType::f64)};
+    op::Attention forward = call(s, views, exact_y, spans);
+    forward.lse = exact_lse;
+    run(plain, forward);
+    const Host y = host(upload(host(exact_y))), lse = host(upload(host(exact_lse), exact()));
     const View dq = empty(s.length, s.q_cols(), type, gap),
                dk = empty(s.length, s.k_cols(), type, gap);
     const View dv = empty(s.length, s.v_cols(), type, gap);
@@ -364,52 +523,125 @@ TEST_P(AttentionBackward, MatchesFloat64) {
     // Where few keys are seen weights are near 1 and gradients of weights, of the root of the
     // values' width as rms, cancel before they are scaled.
     const double rms = s.scale() * std::sqrt(static_cast<double>(s.heads.value_width));
-    const Law within{.terms = s.terms(), .rounded = dtype(), .rms = std::max(1.0, rms)};
+    // The heads of a group add to one dk and dv.
+    const Law within{.terms = s.heads.heads / s.heads.kv_heads * s.terms(),
+                     .rounded = dtype(),
+                     .rms = std::max(1.0, rms)};
     expect_close(found.dq, exact64.dq, dtype(), within);
     expect_close(found.dk, exact64.dk, dtype(), within);
     expect_close(found.dv, exact64.dv, dtype(), within);
   }
 }
 
-TEST_P(AttentionBackward, TwiceAndInCompanyIsTheSame) {
-  const Shape s{{4, 2, 16}, 230, 40};
-  const Inputs in = inputs(s);
-  const Host dy = random(s.length, s.q_cols(), dtype(), 5);
-  const std::vector<Span> whole = {{.first = 0, .length = s.length, .position = 0}};
-  const Gradients once = backward(stream(), s, in, dy, dtype(), whole);
-  const Gradients twice = backward(stream(), s, in, dy, dtype(), whole);
-  expect_same(once.dq, twice.dq);
-  expect_same(once.dk, twice.dk);
-  expect_same(once.dv, twice.dv);
-  const auto doubled = [&](const Host& x) {
-    Host y(50 + x.rows, x.cols);
-    std::copy(x.values.begin(), x.values.begin() + 50 * x.cols, y.values.begin());
-    std::copy(x.values.begin(), x.values.end(), y.values.begin() + 50 * x.cols);
-    return y;
+/// Blocks of 64 queries and of 128 keys, as the tensor cores take them: spans that end in, at and
+/// behind a block's edge, windows that end there too, chunks that do not begin with their span.
+TEST_P(AttentionBackward, MatchesFloat64AcrossBlocks) {
+  struct Case {
+    Shape shape;
+    std::vector<Span> spans;
   };
-  Host lse;
-  const Host y = expected(s, in, &lse);
-  const View dq = empty(s.length + 50, s.q_cols()), dk = empty(s.length + 50, s.k_cols());
-  const View dv = empty(s.length + 50, s.k_cols());
-  const std::vector<Span> packed = {{.first = 0, .length = 50, .position = 0},
-                                    {.first = 50, .length = s.length, .position = 0}};
-  run(stream(), op::AttentionBackward{.dq = dq,
-                                      .dk = dk,
-                                      .dv = dv,
-                                      .dy = upload(doubled(dy)),
-                                      .y = upload(doubled(y)),
-                                      .lse = upload(doubled(lse), exact()),
-                                      .q = upload(doubled(in.q)),
-                                      .k = upload(doubled(in.k)),
-                                      .v = upload(doubled(in.v)),
-                                      .heads = s.heads,
-                                      .window = s.window,
-                                      .chunked = s.chunked,
-                                      .scale = s.scale(),
-                                      .batch = batch_of(packed)});
-  expect_same(host(dq.block(50, s.length)), once.dq);
-  expect_same(host(dk.block(50, s.length)), once.dk);
-  expect_same(host(dv.block(50, s.length)), once.dv);
+  const auto one = [](Index length) {
+    return std::vector<Span>{{.first = 0, .length = length, .position = 0}};
+  };
+  const std::vector<Span> several = {{.first = 0, .length = 1, .position = 0},
+                                     {.first = 1, .length = 130, .position = 5},
+                                     {.first = 131, .length = 64, .position = 70},
+                                     {.first = 195, .length = 290, .position = 0}};
+  const std::vector<Case> cases = {
+      {{{1, 1, 64}, 64, kFull}, one(64)},         {{{2, 1, 64}, 65, 64}, one(65)},
+      {{{4, 2, 64}, 300, 65}, one(300)},          {{{3, 1, 64}, 513, kFull}, one(513)},
+      {{{2, 2, 128}, 128, kFull}, one(128)},      {{{2, 2, 128}, 129, 127}, one(129)},
+      {{{4, 1, 128}, 400, 128}, one(400)},        {{{2, 2, 128}, 700, 129}, one(700)},
+      {{{2, 1, 128}, 640, 1}, one(640)},          {{{1, 1, 256}, 200, 70}, one(200)},
+      {{{4, 2, 24, 40}, 300, 70}, one(300)},      {{{1, 1, 32, 200}, 230, 96, true}, one(230)},
+      {{{1, 1, 136, 264}, 150, kFull}, one(150)}, {{{2, 1, 96}, 485, 100}, several},
+      {{{4, 1, 16}, 485, 70, true}, several},     {{{2, 1, 128}, 485, 100}, several},
+      {{{2, 2, 64}, 485, 200}, several},          {{{2, 1, 128}, 485, 96, true}, several},
+      {{{2, 1, 64}, 485, 150, true}, several},
+  };
+  Stream plain(1, Tier::plain);
+  for (const Case& c : cases) {
+    const Shape& s = c.shape;
+    const Inputs in = inputs(s);
+    const Host dy = random(s.length, s.y_cols(), dtype(), 5);
+    const Gradients found = backward(stream(), s, in, dy, dtype(), c.spans, 8);
+    const Gradients exact64 = backward(plain, s, in, dy, DType::f64, c.spans);
+    // Weights are rounded before their product with dy, and again as part of their gradients; the
+    // heads of a group add to one dk and dv.
+    const double rms = s.scale() * std::sqrt(static_cast<double>(s.heads.value_width));
+    const Law within{.terms = s.heads.heads / s.heads.kv_heads * s.terms(),
+                     .rounded = dtype(),
+                     .roundings = 2,
+                     .rms = std::max(1.0, rms)};
+    expect_close(found.dq, exact64.dq, dtype(), within);
+    expect_close(found.dk, exact64.dk, dtype(), within);
+    expect_close(found.dv, exact64.dv, dtype(), within);
+  }
+}
+
+/// More blocks of keys than a GPU has multiprocessors, whose parts of dq add up in one order.
+TEST_P(AttentionBackward, ManyBlocksTwiceAreTheSame) {
+  const Shape s{{8, 8, 64}, 3000, 300};
+  const Inputs in = inputs(s);
+  const View y = upload(random(s.length, s.y_cols(), dtype(), 4)),
+             dy = upload(random(s.length, s.y_cols(), dtype(), 5)),
+             lse = upload(random(s.length, s.heads.heads, exact(), 6), exact());
+  const std::vector<Span> spans = {{.first = 0, .length = 1700, .position = 0},
+                                   {.first = 1700, .length = 1300, .position = 0}};
+  Gradients found[2];
+  for (Gradients& gradients : found) {
+    const View dq = empty(s.length, s.q_cols()), dk = empty(s.length, s.k_cols()),
+               dv = empty(s.length, s.v_cols());
+    run(stream(), op::AttentionBackward{.dq = dq,
+                                        .dk = dk,
+                                        .dv = dv,
+                                        .dy = dy,
+                                        .y = y,
+                                        .lse = lse,
+                                        .q = in.views[0],
+                                        .k = in.views[1],
+                                        .v = in.views[2],
+                                        .heads = s.heads,
+                                        .window = s.window,
+                                        .scale = s.scale(),
+                                        .batch = batch_of(spans)});
+    gradients = {host(dq), host(dk), host(dv)};
+  }
+  expect_same(found[0].dq, found[1].dq);
+  expect_same(found[0].dk, found[1].dk);
+  expect_same(found[0].dv, found[1].dv);
+}
+
+TEST_P(AttentionBackward, TwiceAndInCompanyIsTheSame) {
+  for (const Shape& s : {Shape{{4, 2, 16}, 230, 40}, Shape{{4, 2, 128}, 330, 140}}) {
+    const Inputs in = inputs(s);
+    const Host dy = random(s.length, s.q_cols(), dtype(), 5);
+    const std::vector<Span> whole = {{.first = 0, .length = s.length, .position = 0}};
+    const Gradients once = backward(stream(), s, in, dy, dtype(), whole);
+    const Gradients twice = backward(stream(), s, in, dy, dtype(), whole);
+    expect_same(once.dq, twice.dq);
+    expect_same(once.dk, twice.dk);
+    expect_same(once.dv, twice.dv);
+    const auto doubled = [&](const Host& x) {
+      Host y(50 + x.rows, x.cols);
+      std::copy(x.values.begin(), x.values.begin() + 50 * x.cols, y.values.begin());
+      std::copy(x.values.begin(), x.values.end(), y.values.begin() + 50 * x.cols);
+      return y;
+    };
+    const Shape both{s.heads, s.length + 50, s.window};
+    Inputs packed{doubled(in.q), doubled(in.k), doubled(in.v), {}};
+    const std::vector<Span> spans = {{.first = 0, .length = 50, .position = 0},
+                                     {.first = 50, .length = s.length, .position = 0}};
+    const Gradients company = backward(stream(), both, packed, doubled(dy), dtype(), spans);
+    const auto own = [&](const Host& x) {
+      Host y(s.length, x.cols);
+      std::copy(x.values.begin() + 50 * x.cols, x.values.end(), y.values.begin());
+      return y;
+    };
+    expect_same(own(company.dq), once.dq);
+    expect_same(own(company.dk), once.dk);
+    expect_same(own(company.dv), once.dv);
+  }
 }
 
 TEST_P(AttentionBackward, RefusesSpansWithState) {

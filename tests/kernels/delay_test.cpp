@@ -41,6 +41,45 @@ TEST_P(Delay, GivesEveryRowLateHoweverTheSequenceIsCut) {
   }
 }
 
+TEST_P(Delay, MovesManySequencesAtOnce) {
+  const Index cols = 16, by = 3;
+  const std::vector<Index> lengths{1, 5, 2, 9, 1, 3};
+  const Index position = 4;
+  std::vector<Span> before, spans;
+  Index tokens = 0;
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    const auto slot = static_cast<Index>(i);
+    before.push_back({slot * position, position, 0, slot});
+    spans.push_back({tokens, lengths[i], position, slot});
+    tokens += lengths[i];
+  }
+  const Index count = static_cast<Index>(lengths.size());
+  const Host x = random(count * position, cols, dtype(), 1),
+             more = random(tokens, cols, dtype(), 2);
+  const View state = empty(count, by * cols);
+  run(stream(), op::Delay{.y = empty(count * position, cols),
+                          .x = upload(x),
+                          .by = by,
+                          .batch = batch_of(before),
+                          .state = state});
+  const View y = empty(tokens, cols);
+  run(stream(),
+      op::Delay{.y = y, .x = upload(more), .by = by, .batch = batch_of(spans), .state = state});
+  Host expected(tokens, cols), kept(count, by * cols);
+  for (const Span& span : spans) {
+    const auto at = [&](Index t, Index c) {
+      return t < 0 ? x(span.slot * position + position + t, c) : more(span.first + t, c);
+    };
+    for (Index c = 0; c < cols; ++c) {
+      for (Index t = 0; t < span.length; ++t) expected(span.first + t, c) = at(t - by, c);
+      for (Index t = span.length - by; t < span.length; ++t)
+        kept(span.slot, (position + t) % by * cols + c) = at(t, c);
+    }
+  }
+  expect_same(host(y), expected);
+  expect_same(host(state), kept);
+}
+
 TEST_P(Delay, RefusesWhatDoesNotFit) {
   const std::vector<Span> spans{{0, 4, 0, 2}};
   op::Delay op{.y = empty(4, 3), .x = zeros(4, 3, dtype()), .by = 2, .batch = batch_of(spans)};

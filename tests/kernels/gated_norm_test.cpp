@@ -15,7 +15,7 @@ class GatedNorm : public KernelTest {};
 SAMBA_KERNEL_TEST(GatedNorm);
 
 TEST_P(GatedNorm, MatchesTheDefinition) {
-  for (const Index width : {1, 31, 128})
+  for (const Index width : {1, 31, 128, 600})
     for (const Index heads : {1, 3}) {
       const Host x = random(5, heads * width, dtype(), 1, 3);
       const Host gate = random(5, heads * width, dtype(), 2), w = random(1, width, exact(), 3);
@@ -26,32 +26,44 @@ TEST_P(GatedNorm, MatchesTheDefinition) {
                                   .w = upload(w, exact()),
                                   .eps = kEps});
       expect_close(host(y), reference::gated_norm(x, gate, w, kEps), dtype(), width);
+      // Without gaps some widths are read by vectors, with the same bits.
+      const View dense = empty(5, heads * width);
+      run(stream(), op::GatedNorm{.y = dense,
+                                  .x = upload(x),
+                                  .gate = upload(gate),
+                                  .w = upload(w, exact()),
+                                  .eps = kEps});
+      expect_same(host(dense), host(y));
     }
 }
 
 TEST_P(GatedNorm, BackwardMatchesFloat64) {
   Stream plain(1, Tier::plain);
-  const Index rows = 130, heads = 3, width = 20;
-  const Host x = random(rows, heads * width, dtype(), 1, 3);
-  const Host gate = random(rows, heads * width, dtype(), 2), w = random(1, width, exact(), 3);
-  const Host dy = random(rows, heads * width, dtype(), 4);
-  const auto gradients = [&](Stream& where, DType type) {
-    const View dx = empty(rows, heads * width, type), dgate = empty(rows, heads * width, type);
-    const View dw = zeros(1, width, exact_of(type));
-    run(where, op::GatedNormBackward{.dx = dx,
-                                     .dgate = dgate,
-                                     .dw = dw,
-                                     .dy = upload(dy, type),
-                                     .x = upload(x, type),
-                                     .gate = upload(gate, type),
-                                     .w = upload(w, exact_of(type)),
-                                     .eps = kEps});
-    return std::vector<Host>{host(dx), host(dgate), host(dw)};
-  };
-  const auto actual = gradients(stream(), dtype()), expected = gradients(plain, DType::f64);
-  expect_close(actual[0], expected[0], dtype(), width);
-  expect_close(actual[1], expected[1], dtype(), width);
-  expect_close(actual[2], expected[2], exact(), rows * heads);
+  // Heads that fit a warp's registers in several ways or not at all, and more of them than warps.
+  for (const auto& [rows, width] :
+       {std::pair<Index, Index>{130, 20}, {130, 33}, {1500, 24}, {70, 128}, {40, 300}, {20, 600}}) {
+    const Index heads = 3;
+    const Host x = random(rows, heads * width, dtype(), 1, 3);
+    const Host gate = random(rows, heads * width, dtype(), 2), w = random(1, width, exact(), 3);
+    const Host dy = random(rows, heads * width, dtype(), 4);
+    const auto gradients = [&](Stream& where, DType type) {
+      const View dx = empty(rows, heads * width, type), dgate = empty(rows, heads * width, type);
+      const View dw = zeros(1, width, exact_of(type));
+      run(where, op::GatedNormBackward{.dx = dx,
+                                       .dgate = dgate,
+                                       .dw = dw,
+                                       .dy = upload(dy, type),
+                                       .x = upload(x, type),
+                                       .gate = upload(gate, type),
+                                       .w = upload(w, exact_of(type)),
+                                       .eps = kEps});
+      return std::vector<Host>{host(dx), host(dgate), host(dw)};
+    };
+    const auto actual = gradients(stream(), dtype()), expected = gradients(plain, DType::f64);
+    expect_close(actual[0], expected[0], dtype(), width);
+    expect_close(actual[1], expected[1], dtype(), width);
+    expect_close(actual[2], expected[2], exact(), rows * heads);
+  }
 }
 
 TEST(GatedNormBackward, MatchesFiniteDifferences) {

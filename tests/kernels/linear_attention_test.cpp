@@ -1,5 +1,6 @@
 #include "kernels/linear_attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -15,6 +16,10 @@ struct Shape {
   Index heads, keys, values;
 };
 const Shape kShapes[] = {{1, 1, 1}, {2, 5, 3}, {3, 16, 40}, {1, 33, 96}, {2, 64, 17}};
+/// Heads as wide as those of models, which a GPU splits into several blocks, and some beyond what
+/// its chunks take.
+const Shape kWideShapes[] = {
+    {2, 192, 384}, {1, 256, 512}, {1, 100, 136}, {1, 24, 104}, {1, 264, 520}};
 
 struct Inputs {
   Host q, k, v, gate;
@@ -32,14 +37,24 @@ double scale_of(const Shape& s) {
   return 1 / std::sqrt(static_cast<double>(s.keys));
 }
 
+/// A GPU's tensor cores take factors of bf16: queries and keys with their decays, scores, states.
+Law law_of(const Target& target, Index terms) {
+  const bool rounds = target.cuda && target.dtype == DType::bf16;
+  return {.terms = terms, .rounded = rounds ? DType::bf16 : DType::f32, .roundings = 4};
+}
+
 class LinearAttention : public KernelTest {
  protected:
+  /// Elements between rows of values: whole vectors where a head is.
+  static Index gap_of(const Host& values, Index heads) {
+    return values.cols / heads % 8 == 0 ? 8 : 1;
+  }
   /// The op for `count` rows from `first` on of uploaded inputs.
   struct Uploaded {
     View q, k, v, gate;
   };
-  Uploaded uploaded(const Inputs& in) {
-    return {upload(in.q, dtype(), 3), upload(in.k), upload(in.v, dtype(), 1),
+  Uploaded uploaded(const Inputs& in, const Shape& s) {
+    return {upload(in.q, dtype(), 3), upload(in.k), upload(in.v, dtype(), gap_of(in.v, s.heads)),
             in.gate.rows > 0 ? upload(in.gate) : View{}};
   }
   static View rows(View x, Index first, Index count) {
@@ -47,7 +62,8 @@ class LinearAttention : public KernelTest {
   }
   View forward(const Uploaded& in, const Shape& s, const std::vector<Span>& spans, Index first,
                Index count, View state = {}) {
-    const View y = empty(count, s.heads * s.values, dtype(), 2);
+    const View y =
+        empty(count, s.heads * s.values, dtype(), gap_of(Host(0, s.heads * s.values), s.heads));
     run(stream(), op::LinearAttention{.y = y,
                                       .q = rows(in.q, first, count),
                                       .k = rows(in.k, first, count),
@@ -70,25 +86,39 @@ TEST_P(LinearAttention, MatchesTheRecurrence) {
       for (const Index length : {1, 7, 8, 64, 65, 150}) {
         const Inputs in = inputs(s, length + 9, dtype(), gated);
         const std::vector<Span> spans{{0, 9, 0}, {9, length, 0}};
-        const View y = forward(uploaded(in), s, spans, 0, length + 9);
+        const View y = forward(uploaded(in, s), s, spans, 0, length + 9);
         expect_close(
             host(y),
             reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s), spans),
-            dtype(), terms(s, length));
+            dtype(), law_of(GetParam(), terms(s, std::max<Index>(9, length))));
       }
 }
 
+TEST_P(LinearAttention, TakesWideHeads) {
+  for (const Shape& s : kWideShapes)
+    for (const bool gated : {false, true}) {
+      const Index length = 200;
+      const Inputs in = inputs(s, length, dtype(), gated);
+      const std::vector<Span> spans{{0, length, 0}};
+      const View y = forward(uploaded(in, s), s, spans, 0, length);
+      expect_close(
+          host(y),
+          reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s), spans),
+          dtype(), law_of(GetParam(), terms(s, length)));
+    }
+}
+
 TEST_P(LinearAttention, StrongDecaysStayFinite) {
-  const Shape s{2, 9, 20};
-  for (const double gate_scale : {50.0, 400.0}) {
-    const Inputs in = inputs(s, 100, dtype(), true, gate_scale);
-    const std::vector<Span> spans{{0, 100, 0}};
-    const View y = forward(uploaded(in), s, spans, 0, 100);
-    expect_close(
-        host(y),
-        reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s), spans),
-        dtype(), terms(s, 100));
-  }
+  for (const Shape& s : {Shape{2, 9, 20}, Shape{2, 10, 24}})
+    for (const double gate_scale : {20.0, 50.0, 400.0}) {
+      const Inputs in = inputs(s, 200, dtype(), true, gate_scale);
+      const std::vector<Span> spans{{0, 200, 0}};
+      const View y = forward(uploaded(in, s), s, spans, 0, 200);
+      expect_close(
+          host(y),
+          reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s), spans),
+          dtype(), law_of(GetParam(), terms(s, 200)));
+    }
 }
 
 TEST_P(LinearAttention, CuttingASequenceChangesNothing) {
@@ -96,7 +126,7 @@ TEST_P(LinearAttention, CuttingASequenceChangesNothing) {
     for (const bool gated : {false, true}) {
       const Index length = 150;
       const Inputs in = inputs(s, length, dtype(), gated);
-      const Uploaded up = uploaded(in);
+      const Uploaded up = uploaded(in, s);
       const Host whole = host(forward(up, s, {{0, length, 0}}, 0, length));
       const View state = empty(3, s.heads * s.keys * s.values, exact());
       Index first = 0;
@@ -108,78 +138,107 @@ TEST_P(LinearAttention, CuttingASequenceChangesNothing) {
         if (dtype() == DType::f64)
           expect_same(part, expected);
         else
-          expect_close(part, expected, dtype(), terms(s, length));
+          expect_close(part, expected, dtype(), law_of(GetParam(), terms(s, length)));
         first += piece;
       }
       ASSERT_EQ(first, length);
       Host kept;
       reference::linear_attention(in.q, in.k, in.v, in.gate, s.heads, scale_of(s), {{0, length, 0}},
                                   &kept);
-      expect_close(host(state.block(2, 1)), kept, exact(), Law{length});
+      expect_close(host(state.block(2, 1)), kept, exact(), law_of(GetParam(), length));
       for (const double value : host(state.block(0, 1)).values) ASSERT_TRUE(std::isnan(value));
     }
 }
 
 TEST_P(LinearAttention, CompanyAndThreadsChangeNoBit) {
-  const Shape s{2, 20, 100};
-  const Inputs in = inputs(s, 120, dtype(), true);
-  const Uploaded up = uploaded(in);
-  const std::vector<Span> packed{{0, 1, 0}, {1, 9, 0}, {10, 90, 0}, {100, 20, 0}};
-  const View y = forward(up, s, packed, 0, 120);
-  for (const int threads : {1, 2, 7}) {
-    Stream other(threads, GetParam().tier);
-    for (const Span& span : packed) {
-      const std::vector<Span> alone{{0, span.length, 0}};
-      const View part = empty(span.length, s.heads * s.values);
-      run(other, op::LinearAttention{.y = part,
-                                     .q = up.q.block(span.first, span.length),
-                                     .k = up.k.block(span.first, span.length),
-                                     .v = up.v.block(span.first, span.length),
-                                     .gate = up.gate.block(span.first, span.length),
-                                     .heads = s.heads,
-                                     .scale = scale_of(s),
-                                     .batch = batch_of(alone)});
-      expect_same(host(part), host(y.block(span.first, span.length)));
+  for (const Shape& s : {Shape{2, 20, 100}, Shape{2, 20, 104}}) {
+    const Inputs in = inputs(s, 120, dtype(), true);
+    const Uploaded up = uploaded(in, s);
+    const std::vector<Span> packed{{0, 1, 0}, {1, 9, 0}, {10, 90, 0}, {100, 20, 0}};
+    const View y = forward(up, s, packed, 0, 120);
+    for (const int threads : {1, 2, 7}) {
+      Stream other = GetParam().stream(threads);
+      for (const Span& span : packed) {
+        const std::vector<Span> alone{{0, span.length, 0}};
+        const View part = empty(span.length, s.heads * s.values);
+        run(other, op::LinearAttention{.y = part,
+                                       .q = up.q.block(span.first, span.length),
+                                       .k = up.k.block(span.first, span.length),
+                                       .v = up.v.block(span.first, span.length),
+                                       .gate = up.gate.block(span.first, span.length),
+                                       .heads = s.heads,
+                                       .scale = scale_of(s),
+                                       .batch = batch_of(alone)});
+        expect_same(host(part), host(y.block(span.first, span.length)));
+      }
     }
   }
 }
 
-TEST_P(LinearAttention, BackwardMatchesFloat64) {
-  Stream plain(1, Tier::plain);
-  for (const Shape& s : kShapes)
-    for (const bool gated : {false, true}) {
-      const Index tokens = 140;
-      const Inputs in = inputs(s, tokens, dtype(), gated);
-      const Host dy = random(tokens, s.heads * s.values, dtype(), 5);
-      const std::vector<Span> spans{{0, 3, 0}, {3, 130, 0}, {133, 7, 0}};
-      const auto gradients = [&](Stream& where, DType type) {
-        const View dq = empty(tokens, in.q.cols, type), dk = empty(tokens, in.q.cols, type);
-        const View dv = empty(tokens, in.v.cols, type, 2);
-        const View dgate = gated ? empty(tokens, in.q.cols, type) : View{};
-        run(where, op::LinearAttentionBackward{.dq = dq,
-                                               .dk = dk,
-                                               .dv = dv,
-                                               .dgate = dgate,
-                                               .dy = upload(dy, type),
-                                               .q = upload(in.q, type),
-                                               .k = upload(in.k, type),
-                                               .v = upload(in.v, type),
-                                               .gate = gated ? upload(in.gate, type) : View{},
-                                               .heads = s.heads,
-                                               .scale = scale_of(s),
-                                               .batch = batch_of(spans)});
-        std::vector<Host> all{host(dq), host(dk), host(dv)};
-        if (gated) all.push_back(host(dgate));
-        return all;
-      };
-      const auto actual = gradients(stream(), dtype()), expected = gradients(plain, DType::f64);
-      for (std::size_t i = 0; i < actual.size(); ++i) {
-        SCOPED_TRACE(i);
-        // A gate takes part in all pairs of a token before it and one behind it.
-        const Index sums = terms(s, tokens) * (i == 3 ? tokens : 1);
-        expect_close(actual[i], expected[i], dtype(), sums + s.values);
-      }
+class LinearAttentionGradients : public LinearAttention {
+ protected:
+  /// dq, dk, dv and, with a gate, dgate.
+  std::vector<Host> gradients(Stream& where, DType type, const Shape& s, const Inputs& in,
+                              const Host& dy, const std::vector<Span>& spans) {
+    const bool gated = in.gate.rows > 0;
+    const Index tokens = dy.rows;
+    const View dq = empty(tokens, in.q.cols, type), dk = empty(tokens, in.q.cols, type);
+    const View dv = empty(tokens, in.v.cols, type, 2);
+    const View dgate = gated ? empty(tokens, in.q.cols, type) : View{};
+    run(where, op::LinearAttentionBackward{.dq = dq,
+                                           .dk = dk,
+                                           .dv = dv,
+                                           .dgate = dgate,
+                                           .dy = upload(dy, type),
+                                           .q = upload(in.q, type),
+                                           .k = upload(in.k, type),
+                                           .v = upload(in.v, type),
+                                           .gate = gated ? upload(in.gate, type) : View{},
+                                           .heads = s.heads,
+                                           .scale = scale_of(s),
+                                           .batch = batch_of(spans)});
+    std::vector<Host> all{host(dq), host(dk), host(dv)};
+    if (gated) all.push_back(host(dgate));
+    return all;
+  }
+  void expect_gradients(const Shape& s, const Inputs& in, const std::vector<Span>& spans) {
+    Stream plain(1, Tier::plain);
+    const Index tokens = in.q.rows;
+    const Host dy = random(tokens, s.heads * s.values, dtype(), 5);
+    const auto actual = gradients(stream(), dtype(), s, in, dy, spans);
+    const auto expected = gradients(plain, DType::f64, s, in, dy, spans);
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      SCOPED_TRACE(i);
+      // A gate takes part in all pairs of a token before it and one behind it.
+      const Index sums = terms(s, tokens) * (i == 3 ? tokens : 1);
+      expect_close(actual[i], expected[i], dtype(), law_of(GetParam(), sums + s.values));
     }
+  }
+};
+SAMBA_KERNEL_TEST(LinearAttentionGradients);
+
+TEST_P(LinearAttentionGradients, MatchFloat64) {
+  for (const Shape& s : kShapes)
+    for (const bool gated : {false, true})
+      expect_gradients(s, inputs(s, 140, dtype(), gated), {{0, 3, 0}, {3, 130, 0}, {133, 7, 0}});
+}
+
+TEST_P(LinearAttentionGradients, MatchFloat64WithWideHeads) {
+  for (const Shape& s : kWideShapes)
+    for (const bool gated : {false, true})
+      expect_gradients(s, inputs(s, 150, dtype(), gated), {{0, 129, 0}, {129, 21, 0}});
+}
+
+TEST_P(LinearAttentionGradients, StrongDecaysStayFinite) {
+  const Shape s{2, 10, 24};
+  for (const double gate_scale : {20.0, 50.0, 400.0})
+    expect_gradients(s, inputs(s, 200, dtype(), true, gate_scale), {{0, 200, 0}});
+}
+
+/// The gradient of a gate is a difference of sums over all later tokens.
+TEST_P(LinearAttentionGradients, OfGatesStayCloseOverLongSequences) {
+  const Shape s{1, 32, 64};
+  expect_gradients(s, inputs(s, 3000, dtype(), true), {{0, 3000, 0}});
 }
 
 TEST(LinearAttentionBackward, MatchesFiniteDifferences) {

@@ -11,8 +11,8 @@ namespace {
 class Rope : public KernelTest {
  protected:
   Host rotated(const Host& x, Index heads, double base, const std::vector<Span>& spans,
-               bool inverse = false) {
-    const View y = upload(x, dtype(), 3);
+               bool inverse = false, Index gap = 3) {
+    const View y = upload(x, dtype(), gap);
     run(stream(),
         op::Rope{
             .x = y, .heads = heads, .base = base, .inverse = inverse, .batch = batch_of(spans)});
@@ -23,10 +23,26 @@ SAMBA_KERNEL_TEST(Rope);
 
 TEST_P(Rope, MatchesTheDefinition) {
   for (const auto& [heads, width] :
-       {std::pair<Index, Index>{1, 2}, {3, 16}, {2, 24}, {2, 64}, {1, 130}}) {
+       {std::pair<Index, Index>{1, 2}, {3, 16}, {2, 24}, {2, 64}, {1, 130}, {1, 600}}) {
     const Host x = random(70, heads * width, dtype(), 1);
     const std::vector<Span> spans = {{.first = 0, .length = 70, .position = 0}};
     expect_close(rotated(x, heads, 10000, spans), reference::rope(x, heads, 10000, 0), dtype(), 2);
+  }
+}
+
+TEST_P(Rope, BitsDependNeitherOnTheStrideNorOnTheNumberOfHeads) {
+  for (const Index width : {16, 64, 128, 600}) {
+    const Host x = random(70, 12 * width, dtype(), 1);
+    const std::vector<Span> spans = {{.first = 0, .length = 50, .position = 1000},
+                                     {.first = 50, .length = 20, .position = 0}};
+    const Host dense = rotated(x, 12, 10000, spans, false, 0);
+    expect_same(rotated(x, 12, 10000, spans), dense);
+    Host head(70, width);
+    for (Index n = 0; n < 70; ++n)
+      for (Index i = 0; i < width; ++i) head(n, i) = x(n, 5 * width + i);
+    const Host alone = rotated(head, 1, 10000, spans, false, 0);
+    for (Index n = 0; n < 70; ++n)
+      for (Index i = 0; i < width; ++i) ASSERT_EQ(alone(n, i), dense(n, 5 * width + i));
   }
 }
 

@@ -68,10 +68,9 @@ Host expected_output(SmallLayer& layer, const Host& x) {
 
 class SelfExtend : public testing::TestWithParam<Target> {
  protected:
+  void SetUp() override { SAMBA_SKIP_WITHOUT_GPU(GetParam()); }
   DType dtype() const { return GetParam().dtype; }
-  SmallLayer make(bool extended) const {
-    return SmallLayer(entry(extended), GetParam().tier, dtype());
-  }
+  SmallLayer make(bool extended) const { return SmallLayer(entry(extended), GetParam()); }
   Law law() const {
     return {.terms = kTokens * SmallLayer::kWidth, .rounded = dtype(), .roundings = 6};
   }
@@ -115,7 +114,8 @@ TEST_P(SelfExtend, CuttingASequenceChangesNothing) {
 
 TEST(SelfExtendKeys, AreRefusedWhereTheyMeanNothing) {
   const auto message = [](const char* keys) {
-    return error_of([&] { SmallLayer(parse_json(keys, "entry"), Tier::plain, DType::f32); });
+    return error_of(
+        [&] { SmallLayer(parse_json(keys, "entry"), Target{Tier::plain, DType::f32}); });
   };
   EXPECT_NE(message(R"({"type": "attention", "heads": 2, "extend_group": 3})")
                 .find("test: extend_window: expected 1 to"),
@@ -128,7 +128,7 @@ TEST(SelfExtendKeys, AreRefusedWhereTheyMeanNothing) {
                         "extend_window": 8})")
                 .find("test: extend_group: expected attention with rope"),
             std::string::npos);
-  SmallLayer layer(entry(true), Tier::plain, DType::f32);
+  SmallLayer layer(entry(true), Target{Tier::plain, DType::f32});
   const Host x = random(4, SmallLayer::kWidth, DType::bf16, 1);
   EXPECT_NE(error_of([&] { layer.backward(x, {{0, 4, 0}}, x); }).find("inference only"),
             std::string::npos);

@@ -8,33 +8,19 @@
 namespace samba::test {
 namespace {
 
-constexpr std::size_t kGuard = 256;
+constexpr Index kGuard = 256;
 constexpr std::byte kGuardByte{0xa5};
 
 }  // namespace
 
-std::vector<Target> targets() {
-  std::vector<Target> all{{Tier::plain, DType::f64}};
-  for (const Tier tier : kTiers)
-    if (machine_has(tier))
-      for (const DType dtype : {DType::f32, DType::bf16}) all.push_back({tier, dtype});
-  return all;
-}
-
-void PrintTo(const Target& target, std::ostream* out) {
-  *out << name_of(target.tier) << ' ' << name_of(target.dtype);
-}
-
-std::string name_of_target(const testing::TestParamInfo<Target>& info) {
-  return std::string(name_of(info.param.tier)) + "_" + name_of(info.param.dtype);
-}
-
 View KernelTest::guarded(Index rows, Index cols, DType dtype, Index gap) {
   auto block = std::make_unique<Guarded>();
   const Index stride = cols + gap;
-  const auto bytes = static_cast<std::size_t>(rows * stride * size_of(dtype));
-  block->memory.assign(bytes + 2 * kGuard, kGuardByte);
-  block->view = {block->memory.data() + kGuard, rows, cols, stride, dtype};
+  const Index bytes = rows * stride * size_of(dtype) + 2 * kGuard;
+  block->memory = Matrix(stream_, DType::i32, 1, (bytes + 3) / 4);
+  std::byte* data = block->memory.view().data;
+  std::fill_n(data, bytes, kGuardByte);
+  block->view = {data + kGuard, rows, cols, stride, dtype};
   guarded_.push_back(std::move(block));
   return guarded_.back()->view;
 }
@@ -67,17 +53,22 @@ View KernelTest::zeros(Index rows, Index cols, DType dtype) {
   return v;
 }
 
+void KernelTest::SetUp() {
+  SAMBA_SKIP_WITHOUT_GPU(GetParam());
+  stream_ = GetParam().stream();
+}
+
 void KernelTest::TearDown() {
   for (const auto& block : guarded_) {
     const View& v = block->view;
     const Index row_bytes = v.stride * size_of(v.dtype);
-    auto untouched = [](const std::byte* from, std::size_t count) {
+    auto untouched = [](const std::byte* from, Index count) {
       return std::all_of(from, from + count, [](std::byte b) { return b == kGuardByte; });
     };
-    EXPECT_TRUE(untouched(block->memory.data(), kGuard)) << "written before a matrix";
+    EXPECT_TRUE(untouched(v.data - kGuard, kGuard)) << "written before a matrix";
     for (Index r = 0; r < v.rows; ++r)
       EXPECT_TRUE(untouched(v.data + r * row_bytes + v.cols * size_of(v.dtype),
-                            static_cast<std::size_t>((v.stride - v.cols) * size_of(v.dtype))))
+                            (v.stride - v.cols) * size_of(v.dtype)))
           << "written behind row " << r;
     EXPECT_TRUE(untouched(v.data + v.rows * row_bytes, kGuard)) << "written behind a matrix";
   }

@@ -9,20 +9,9 @@
 
 #include "core/stream.h"
 #include "support/compare.h"
+#include "support/target.h"
 
 namespace samba::test {
-
-/// A tier and an element type; every kernel test runs over all that this machine has.
-struct Target {
-  Tier tier;
-  DType dtype;
-};
-
-/// plain f64, then f32 and bf16 on every tier of this machine.
-std::vector<Target> targets();
-/// "avx2 bf16", in messages and names of tests.
-void PrintTo(const Target&, std::ostream*);
-std::string name_of_target(const testing::TestParamInfo<Target>& info);
 
 /// A test over `targets()`: instantiate with SAMBA_KERNEL_TEST(Suite).
 class KernelTest : public testing::TestWithParam<Target> {
@@ -43,16 +32,18 @@ class KernelTest : public testing::TestWithParam<Target> {
   View empty(Index rows, Index cols) { return empty(rows, cols, dtype()); }
   View zeros(Index rows, Index cols, DType dtype);
 
+  /// Skips the tests of a GPU where there is none.
+  void SetUp() override;
   void TearDown() override;
 
  private:
   struct Guarded {
-    std::vector<std::byte> memory;
+    Matrix memory;
     View view;
   };
   View guarded(Index rows, Index cols, DType dtype, Index gap);
 
-  Stream stream_{2, GetParam().tier};
+  Stream stream_;
   std::vector<std::unique_ptr<Guarded>> guarded_;
 };
 

@@ -19,8 +19,9 @@ Host values_of(const Parameter& p, int seed) {
   return x;
 }
 
-SmallLayer::SmallLayer(const Json& entry, Tier tier, DType dtype, int threads)
-    : stream_(threads, tier), dtype_(dtype) {
+SmallLayer::SmallLayer(const Json& entry, const Target& target, int threads)
+    : stream_(target.stream(threads)), dtype_(target.dtype) {
+  const DType dtype = dtype_;
   Json own = entry;
   layer_ = make_layer(own, "test", kWidth,
                       Plan(parameters_, shapes_, dtype, InitScheme{false, kWidth, 1, 1}));

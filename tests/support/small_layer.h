@@ -6,6 +6,7 @@
 
 #include "layers/registry.h"
 #include "support/compare.h"
+#include "support/target.h"
 
 namespace samba::test {
 
@@ -22,7 +23,7 @@ class SmallLayer {
  public:
   static constexpr Index kWidth = 16;  ///< d_model
 
-  SmallLayer(const Json& entry, Tier, DType, int threads = 2);
+  SmallLayer(const Json& entry, const Target&, int threads = 2);
 
   /// The layer's output for x [N, kWidth]. Spans with slots read and leave `states`.
   Host forward(const Host& x, const std::vector<Span>& spans, States* states = nullptr);

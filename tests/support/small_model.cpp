@@ -29,9 +29,9 @@ ModelConfig small_samba(bool tied, Index window) {
   return config;
 }
 
-SmallModel::SmallModel(const ModelConfig& config, Tier tier, DType dtype, bool training,
-                       int threads)
-    : stream_(threads, tier), model_(std::make_unique<Model>(config, stream_, dtype)) {
+SmallModel::SmallModel(const ModelConfig& config, const Target& target, bool training, int threads)
+    : stream_(target.stream(threads)),
+      model_(std::make_unique<Model>(config, stream_, target.dtype)) {
   model_->allocate(training);
   int seed = 500;
   for (Parameter& p : model_->parameters()) {
@@ -47,7 +47,7 @@ Host SmallModel::logits(const std::vector<int>& ids, const std::vector<Span>& sp
   Pass pass{stream_, batch_of(spans), states, false};
   Matrix x(stream_, model_->dtype(), n, model_->config().d_model);
   Matrix y(stream_, exact_of(model_->dtype()), n, model_->config().vocab);
-  model_->forward(pass, column(ids), x);
+  model_->forward(pass, upload(stream_, column(ids)), x);
   model_->head(pass, x, y);
   return host(y);
 }
@@ -56,7 +56,8 @@ double SmallModel::loss_and_gradient(const std::vector<int>& ids, const std::vec
                                      const std::vector<Span>& spans) {
   model_->zero_gradients();
   Pass pass{stream_, batch_of(spans), nullptr, true};
-  return model_->loss_and_gradient(pass, column(ids), column(targets),
+  return model_->loss_and_gradient(pass, upload(stream_, column(ids)),
+                                   upload(stream_, column(targets)),
                                    1 / static_cast<double>(ids.size()));
 }
 
@@ -64,7 +65,8 @@ double SmallModel::loss(const std::vector<int>& ids, const std::vector<int>& tar
                         const std::vector<Span>& spans, Host* each) {
   Pass pass{stream_, batch_of(spans), nullptr, false};
   Matrix losses(stream_, exact_of(model_->dtype()), static_cast<Index>(ids.size()), 1);
-  const double sum = model_->loss(pass, column(ids), column(targets), losses);
+  const double sum =
+      model_->loss(pass, upload(stream_, column(ids)), upload(stream_, column(targets)), losses);
   if (each != nullptr) *each = host(losses);
   return sum;
 }

@@ -6,6 +6,7 @@
 
 #include "model/model.h"
 #include "support/compare.h"
+#include "support/target.h"
 
 namespace samba::test {
 
@@ -16,7 +17,7 @@ ModelConfig small_samba(bool tied = true, Index window = 5);
 /// A model with weights that are the same in every dtype (values_of).
 class SmallModel {
  public:
-  SmallModel(const ModelConfig&, Tier, DType, bool training = true, int threads = 2);
+  SmallModel(const ModelConfig&, const Target&, bool training = true, int threads = 2);
 
   /// The logits of every token. Spans with slots read and leave `states`.
   Host logits(const std::vector<int>& ids, const std::vector<Span>& spans,

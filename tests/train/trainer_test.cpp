@@ -131,7 +131,7 @@ TEST_F(Training, ResettingAtDocumentsTrainsOnThemApart) {
   EXPECT_NE(reset, together.trainer->step().loss);
 
   // The same by hand: a model's loss over each document of the step's windows.
-  SmallModel model(TinyRun::model_config(), Tier::plain, DType::f64, false);
+  SmallModel model(TinyRun::model_config(), Target{Tier::plain, DType::f64}, false);
   initialise(model.model(), 1);
   double sum = 0;
   for (std::uint64_t i = 0; i < 4; ++i) {

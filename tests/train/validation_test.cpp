@@ -23,7 +23,8 @@ class Validation : public testing::TestWithParam<Index> {
       config.layers[2]["window"] = window;
     else
       config.layers[2].erase("window");
-    return SmallModel(config, dtype == DType::f64 ? Tier::plain : best_tier(), dtype, false);
+    return SmallModel(config, Target{dtype == DType::f64 ? Tier::plain : best_tier(), dtype},
+                      false);
   }
 };
 

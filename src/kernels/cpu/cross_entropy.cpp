@@ -44,6 +44,7 @@ void entropy_row(const op::CrossEntropy& op, Index n) {
 
 template <Tier>
 void run_on(CpuStream& stream, const op::CrossEntropy& op) {
+  op.check_targets();
   const DType dtype = op.dlogits.empty() ? op.logits.dtype : op.dlogits.dtype;
   visit_float(dtype, [&]<class T>() {
     parallel_rows(stream, op.logits.rows, op.logits.cols, [&](Index first, Index last) {

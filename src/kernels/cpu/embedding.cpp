@@ -7,6 +7,7 @@ namespace samba {
 
 template <Tier>
 void run_on(CpuStream& stream, const op::Embedding& op) {
+  op.check_tokens();
   visit_float(op.dtype(), [&]<class T>() {
     parallel_rows(stream, op.y.rows, op.y.cols, [&](Index first, Index last) {
       for (Index n = first; n < last; ++n) {
@@ -21,6 +22,7 @@ void run_on(CpuStream& stream, const op::Embedding& op) {
 
 template <Tier>
 void run_on(CpuStream& stream, const op::EmbeddingBackward& op) {
+  op.check_tokens();
   // Tokens repeat, so threads share the columns and each walks all tokens in their order. A strip
   // is a cache line or two: no line has two writers.
   constexpr Index kStrip = 16;

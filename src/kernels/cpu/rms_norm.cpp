@@ -9,6 +9,12 @@ namespace samba {
 namespace {
 
 template <class T>
+void scale_row(T* y, const T* x, const Exact<T>* w, Index width) {
+#pragma omp simd
+  for (Index i = 0; i < width; ++i) put(y[i], get(x[i]) * w[i]);
+}
+
+template <class T>
 void norm_row(const op::RmsNorm& op, Index n) {
   using E = Exact<T>;
   const Index width = op.y.cols;
@@ -32,8 +38,18 @@ void norm_row(const op::RmsNorm& op, Index n) {
   if (!op.scale.empty()) *op.scale.row<E>(n) = scale;
   T* y = op.y.row<T>(n);
   const E* w = op.w.row<E>(0);
+  if (!op.normal.empty()) {
+    T* normal = op.normal.row<T>(n);
 #pragma omp simd
-  for (Index i = 0; i < width; ++i) put(y[i], s[i] * scale * w[i]);
+    for (Index i = 0; i < width; ++i) put(normal[i], s[i] * scale);
+    return scale_row(y, normal, w, width);
+  }
+#pragma omp simd
+  for (Index i = 0; i < width; ++i) {
+    T normal;
+    put(normal, s[i] * scale);
+    put(y[i], get(normal) * w[i]);
+  }
 }
 
 /// Adds row n's share to dx and to dw, a row of partial sums.
@@ -43,19 +59,23 @@ void norm_row_backward(const op::RmsNormBackward& op, Index n, Exact<T>* dw) {
   const Index width = op.dy.cols;
   E* dx = op.dx.row<E>(n);
   const T* dy = op.dy.row<T>(n);
-  const E* x = op.x.row<E>(n);
+  const T* normal = op.normal.row<T>(n);
   const E* w = op.w.row<E>(0);
   const E scale = *op.scale.row<E>(n);
   E projection = 0;
 #pragma omp simd reduction(+ : projection)
-  for (Index i = 0; i < width; ++i) projection += get(dy[i]) * w[i] * x[i];
-  const E along = projection * scale * scale / static_cast<E>(width);
+  for (Index i = 0; i < width; ++i) projection += get(dy[i]) * w[i] * get(normal[i]);
+  const E along = projection / static_cast<E>(width);
 #pragma omp simd
   for (Index i = 0; i < width; ++i) {
-    const E d = get(dy[i]);
-    dx[i] += scale * (d * w[i] - x[i] * along);
-    dw[i] += d * x[i] * scale;
+    const E d = get(dy[i]), x = get(normal[i]);
+    dx[i] += scale * (d * w[i] - x * along);
+    dw[i] += d * x;
   }
+  if (op.rounded.empty()) return;
+  T* rounded = op.rounded.row<T>(n);
+#pragma omp simd
+  for (Index i = 0; i < width; ++i) put(rounded[i], dx[i]);
 }
 
 template <class E>
@@ -71,6 +91,16 @@ void run_on(CpuStream& stream, const op::RmsNorm& op) {
   visit_float(op.dtype(), [&]<class T>() {
     parallel_rows(stream, op.y.rows, op.y.cols, [&](Index first, Index last) {
       for (Index n = first; n < last; ++n) norm_row<T>(op, n);
+    });
+  });
+}
+
+template <Tier>
+void run_on(CpuStream& stream, const op::ScaleColumns& op) {
+  visit_float(op.dtype(), [&]<class T>() {
+    parallel_rows(stream, op.y.rows, op.y.cols, [&](Index first, Index last) {
+      for (Index n = first; n < last; ++n)
+        scale_row(op.y.row<T>(n), op.x.row<T>(n), op.w.row<Exact<T>>(0), op.y.cols);
     });
   });
 }
@@ -100,6 +130,7 @@ void run_on(CpuStream& stream, const op::RmsNormBackward& op) {
 }
 
 template void run_on<kTier>(CpuStream&, const op::RmsNorm&);
+template void run_on<kTier>(CpuStream&, const op::ScaleColumns&);
 template void run_on<kTier>(CpuStream&, const op::RmsNormBackward&);
 
 }  // namespace samba

@@ -154,7 +154,6 @@ void scan_tile(const op::SelectiveScan& op, Index first, Index last, Tile tile,
     load_decay<R>(op.a_log, tile, s.a);
   else
     load_state(op.decay.row<R>(0), channels, states, tile, s.a);
-  Index chunk = op::SelectiveScan::chunks(Batch{.spans = op.batch.spans, .count = first});
   for (Index i = first; i < last; ++i) {
     const Span& span = op.batch.spans[i];
     const bool stateful = !op.state.empty() && span.slot >= 0;
@@ -162,6 +161,7 @@ void scan_tile(const op::SelectiveScan& op, Index first, Index last, Tile tile,
       load_state(state_of(span), channels, states, tile, s.h);
     else
       std::fill_n(s.h[0], states * kWidest, R{0});
+    Index chunk = op::SelectiveScan::chunk_row(span, i);
     for (Index start = 0; start < span.length; start += kBlock) {
       if (!op.h.empty() && start % kChunk == 0)
         store_state(op.h.row<R>(chunk++), channels, states, tile, s.h);

@@ -28,12 +28,14 @@ void run_on(CpuStream& stream, const op::SwiGluBackward& op) {
       for (Index n = first; n < last; ++n) {
         T* dgate = op.dgate.row<T>(n);
         T* dup = op.dup.row<T>(n);
+        T* y = op.y.empty() ? dup : op.y.row<T>(n);  // where nobody wants it, dup comes over it
         const T* dy = op.dy.row<T>(n);
         const T* gate = op.gate.row<T>(n);
         const T* up = op.up.row<T>(n);
 #pragma omp simd
         for (Index i = 0; i < op.dy.cols; ++i) {
           const Exact<T> g = get(gate[i]), u = get(up[i]), d = get(dy[i]);
+          put(y[i], silu(g) * u);
           put(dup[i], d * silu(g));
           put(dgate[i], d * u * silu_slope(g));
         }

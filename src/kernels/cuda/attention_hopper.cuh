@@ -1,0 +1,665 @@
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "kernels/cuda/attention_parts.cuh"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/vector.cuh"
+
+// Attention of tiles of bf16 queries on Hopper's tensor cores: Dao et al. 2022, "FlashAttention",
+// algorithm 1, arranged as Shah et al. 2024, "FlashAttention-3", sections 3.1 and 3.2.
+//
+// A block is one warpgroup that copies and two or three that compute, 64 queries each. Heads that
+// share a kv head lie side by side in a tile, so that it spans few tokens and sees few keys.
+// It takes pieces of work one after another from a counter, so that the next piece's copies run
+// while this one's results are written. Of a piece, blocks of keys are visited from the last to the
+// first; the scores of one block are computed while the values of the block before are weighted,
+// and the warpgroups take turns, so that one's products run during the other's exponentials.
+namespace samba::attention {
+
+/// The jobs of one span: tiles of queries of a few heads and one slice of values. What takes
+/// divisions of large numbers is computed by the host: in the kernel they are calls.
+struct Piece {
+  Span span;
+  Index there;  ///< position of the first key in the ring or among the span's rows
+  Index chunk;  ///< position of the first key of the first query's chunk
+  Index base;   ///< position of the first block of keys
+  Index place;  ///< of that in the ring
+  Index first_job;
+  int tiles;
+  int packs;  ///< packs of heads and slices that go through all tiles before the next do
+};
+
+namespace {
+
+/// How a kernel is laid out. Slices: columns of values that one job computes.
+template <int width_, int keys_, int consumers_, int stages_, int query_stages_, int registers_,
+          int copy_registers_>
+struct Layout {
+  static constexpr int width = width_;                ///< of keys, and of a slice of values
+  static constexpr int keys = keys_;                  ///< of a block
+  static constexpr int consumers = consumers_;        ///< warpgroups that compute
+  static constexpr int stages = stages_;              ///< blocks on their way
+  static constexpr int query_stages = query_stages_;  ///< jobs on their way, and their queries
+  static constexpr int registers = registers_;        ///< of a thread that computes
+  static constexpr int copy_registers = copy_registers_;
+  /// One more than queries: when the next job is found, copying threads may still read the last.
+  static constexpr int job_stages = query_stages + 1;
+  static constexpr int rows = 64 * consumers;
+  static constexpr int threads = 128 * (consumers + 1);
+  static constexpr int block_bytes = keys * width * 2;
+  static constexpr int query_bytes = rows * width * 2;
+  static constexpr std::size_t shared =
+      query_stages * query_bytes + 2 * stages * block_bytes + 2048;
+};
+
+constexpr Index kSmall = Index{1} << 30;  ///< sums of two are within 32 bits
+
+/// What the host knows of a call.
+struct Maps {
+  CUtensorMap queries, keys, values, key_ring, value_ring;
+  Index ring_rows;
+  int slices;  ///< of the values of a head
+  int group;   ///< heads of a kv head
+  int pack;    ///< those of them that share a tile; row r of it is of token r / pack
+};
+
+/// One piece of work, as the copying warpgroup finds it.
+struct Job {
+  Span span;
+  Index row;       ///< of the first token
+  Index position;  ///< its position
+  Index base;      ///< position of the first block of keys, a multiple of their number
+  Index there;     ///< position of the first key in the ring or among the span's rows
+  Index first;     ///< position of the first key that the first query sees
+  Index place;     ///< of the key at base in the ring
+  int tokens;      ///< 0: there is no more work
+  bool whole;      ///< all blocks of keys lie within the span's rows
+  int blocks;      ///< of keys
+  int head;        ///< the first
+  int kv_head;
+  int slice;
+};
+
+#if SAMBA_SM90A
+
+using namespace hopper;
+
+constexpr int kCopyBarrier = 1;   ///< hardware barriers: the copying threads among themselves,
+constexpr int kTurnBarrier = 2;   ///< one for each warpgroup's turn,
+constexpr int kWriteBarrier = 5;  ///< and one for the warps of each
+
+template <class L>
+struct Barriers {
+  std::uint64_t queries_full[L::query_stages], queries_empty[L::query_stages];
+  std::uint64_t keys_full[L::stages], keys_empty[L::stages];
+  std::uint64_t values_full[L::stages], values_empty[L::stages];
+};
+
+template <class L>
+struct Shared {
+  std::byte* queries;
+  std::byte* keys;
+  std::byte* values;
+  Barriers<L>* barriers;
+  Job* jobs;
+
+  __device__ explicit Shared(std::byte* memory) {
+    const std::uint32_t address = shared_address(memory);
+    queries = memory + ((address + 1023) / 1024 * 1024 - address);
+    keys = queries + L::query_stages * L::query_bytes;
+    values = keys + L::stages * L::block_bytes;
+    barriers = reinterpret_cast<Barriers<L>*>(values + L::stages * L::block_bytes);
+    jobs = reinterpret_cast<Job*>(barriers + 1);
+  }
+};
+
+/// A place in a ring of stages and the parity of its barriers' phase.
+template <int stages>
+struct Turn {
+  int stage = 0;
+  int parity = 0;
+  __device__ void next() {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+  __device__ void advance(int count) {
+    stage += count;
+    parity ^= stage / stages % 2;
+    stage %= stages;
+  }
+};
+
+// ---- copying ---------------------------------------------------------------------------------
+
+template <class L>
+struct Copier {
+  const op::Attention& op;
+  const Maps& maps;
+  Shared<L> shared;
+  int thread;
+
+  /// What number `number` is.
+  __device__ Job find(const Piece* pieces, int count, int number) const {
+    Job job{};
+    int low = 0, high = count;  // the last piece that begins at or before the number
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (pieces[middle].first_job <= number ? low : high) = middle;
+    }
+    const Piece& piece = pieces[low];
+    const int slices = maps.slices, tile_tokens = L::rows / maps.pack;
+    const int all = static_cast<int>(op.heads.heads) / maps.pack * slices;
+    const int local = number - static_cast<int>(piece.first_job);
+    if (local >= piece.tiles * all) return job;
+    const int turn = local / (piece.tiles * piece.packs),
+              rest = local % (piece.tiles * piece.packs);
+    const int packs = min(piece.packs, all - turn * piece.packs);
+    const int tile = piece.tiles - 1 - rest / packs, pack = turn * piece.packs + rest % packs;
+    job.head = pack / slices * maps.pack;
+    job.slice = pack % slices;
+    job.kv_head = job.head / maps.group;
+    const Index before = Index{tile} * tile_tokens;
+    job.span = piece.span;
+    job.tokens = static_cast<int>(min(Index{tile_tokens}, job.span.length - before));
+    job.row = job.span.first + before;
+    job.position = job.span.position + before;
+    job.there = piece.there;
+    job.first = max(job.position - op.window + 1, Index{0});
+    if (op.chunked) {
+      const Index inside = job.position - piece.chunk;
+      job.first = piece.chunk;
+      if (inside >= op.window)
+        job.first += op.window > kSmall ? op.window
+                                        : inside - static_cast<unsigned>(inside) %
+                                                       static_cast<unsigned>(op.window);
+    }
+    job.base = max(job.there, job.first) / L::keys * L::keys;
+    job.place = piece.place + job.base - piece.base;
+    job.blocks = static_cast<int>((job.position + job.tokens - 1 - job.base) / L::keys) + 1;
+    job.whole = job.base >= max(job.there, job.span.position) &&
+                job.base + Index{job.blocks} * L::keys <= job.span.position + job.span.length;
+    return job;
+  }
+
+  __device__ void load(std::byte* to, const CUtensorMap& map, std::uint64_t* barrier, int rows,
+                       int col, Index row, Index plane) const {
+    barrier_expect(barrier, rows * L::width * 2);
+#pragma unroll
+    for (int i = 0; i < L::width / 64; ++i)
+      tensor_load(to + i * rows * 128, map, barrier, col + i * 64, static_cast<int>(row),
+                  static_cast<int>(plane));
+  }
+
+  /// Copies block n of a job's keys or values from `own` rows of the span and from the ring's;
+  /// rows that nobody may see become zeros.
+  __device__ void load_block(std::byte* to, std::uint64_t* full, std::uint64_t* empty, int parity,
+                             const Job& job, int n, ConstView own, ConstView ring,
+                             const CUtensorMap& own_map, const CUtensorMap& ring_map,
+                             int col) const {
+    const Span& span = job.span;
+    const Index base = job.base + Index{n} * L::keys;
+    // Positions from the block's base on: the first key that is there, the span's, the end.
+    const int there = static_cast<int>(max(job.there - base, Index{0}));
+    const int own_from = static_cast<int>(min(max(span.position - base, Index{0}), Index{L::keys}));
+    const int end = static_cast<int>(min(span.position + span.length - base, Index{L::keys}));
+    Index place = job.place + Index{n} * L::keys;
+    if (own_from > 0)
+      while (place >= maps.ring_rows) place -= maps.ring_rows;
+    const bool whole = there == 0 && end == L::keys;
+    if (whole && (own_from == 0 || (own_from == L::keys && place + L::keys <= maps.ring_rows))) {
+      if (thread != 0) return;
+      barrier_wait(empty, parity ^ 1);
+      if (own_from == 0)
+        load(to, own_map, full, L::keys, col, span.first + base - span.position, 0);
+      else
+        load(to, ring_map, full, L::keys, col, place, span.slot);
+      return;
+    }
+    if (thread == 0) barrier_wait(empty, parity ^ 1);
+    named_barrier_wait(kCopyBarrier, 128);
+    constexpr int kUnits = L::width / 8;
+#pragma unroll 1
+    for (int i = thread; i < L::keys * kUnits; i += 128) {
+      const int row = i / kUnits, unit = i % kUnits;
+      uint4 bytes = make_uint4(0, 0, 0, 0);
+      if (row >= there && row < end) {
+        const Bf16* from;
+        if (row >= own_from) {
+          from = own.row<Bf16>(span.first + base - span.position + row);
+        } else {
+          Index at = place + row;
+          while (at >= maps.ring_rows) at -= maps.ring_rows;
+          from = ring.row<Bf16>(span.slot) + at * own.cols;
+        }
+        bytes = *reinterpret_cast<const uint4*>(from + col + unit * 8);
+      }
+      *reinterpret_cast<uint4*>(to + unit / 8 * (L::keys * 128) + row * 128 +
+                                (unit % 8 ^ row % 8) * 16) = bytes;
+    }
+    fence_async_shared();
+    named_barrier_wait(kCopyBarrier, 128);
+    if (thread == 0) barrier_arrive(full);
+  }
+
+  __device__ void run(const Piece* pieces, int count, int* next) const {
+    Barriers<L>& barriers = *shared.barriers;
+    Turn<L::query_stages> queries;
+    Turn<L::job_stages> jobs;
+    Turn<L::stages> keys, values;
+    int number = static_cast<int>(blockIdx.x);
+    while (true) {
+      const Job& job = shared.jobs[jobs.stage];
+      if (thread == 0) {
+        const Job found = find(pieces, count, number);
+        std::uint64_t* full = &barriers.queries_full[queries.stage];
+        barrier_wait(&barriers.queries_empty[queries.stage], queries.parity ^ 1);
+        shared.jobs[jobs.stage] = found;
+        if (found.tokens > 0)
+          load(shared.queries + queries.stage * L::query_bytes, maps.queries, full, L::rows, 0,
+               found.head, found.row);
+        else
+          barrier_arrive(full);
+        number = static_cast<int>(gridDim.x) + atomicAdd(next, 1);
+      }
+      named_barrier_wait(kCopyBarrier, 128);
+      queries.next();
+      jobs.next();
+      if (job.tokens == 0) return;
+      if (job.whole && thread != 0) {
+        keys.advance(job.blocks);
+        values.advance(job.blocks);
+        continue;
+      }
+      const int key_col = job.kv_head * L::width;
+      const int value_col = (job.kv_head * maps.slices + job.slice) * L::width;
+      for (int n = job.blocks; n >= 0; --n) {
+        if (n > 0) {
+          load_block(shared.keys + keys.stage * L::block_bytes, &barriers.keys_full[keys.stage],
+                     &barriers.keys_empty[keys.stage], keys.parity, job, n - 1, op.k, op.key_state,
+                     maps.keys, maps.key_ring, key_col);
+          keys.next();
+        }
+        if (n < job.blocks) {
+          load_block(shared.values + values.stage * L::block_bytes,
+                     &barriers.values_full[values.stage], &barriers.values_empty[values.stage],
+                     values.parity, job, n, op.v, op.value_state, maps.values, maps.value_ring,
+                     value_col);
+          values.next();
+        }
+      }
+    }
+  }
+};
+
+// ---- computing -------------------------------------------------------------------------------
+
+/// The queries of one warpgroup; a thread has parts of two rows, as wgmma deals them out.
+template <class L>
+struct Computer {
+  static constexpr int kScores = L::keys / 2;
+
+  const op::Attention& op;
+  const Maps& maps;
+  Shared<L> shared;
+  int group;   ///< warpgroup, 0 ..
+  int thread;  ///< of the warpgroup
+  float scale;
+
+  float scores[kScores];
+  std::uint32_t weights[L::keys / 16][4];
+  float sums[L::width / 2];
+  float largest[2], total[2];  ///< of the raw scores; of the thread's own columns
+  int first[2], last[2];       ///< keys that the rows see, from the job's base on
+  int all_first, all_last;     ///< those that every row of the warp sees
+  Turn<L::query_stages> queries;
+  Turn<L::job_stages> jobs;
+  Turn<L::stages> keys, values;
+
+  __device__ Computer(const op::Attention& op, const Maps& maps, const Shared<L>& shared, int group,
+                      int thread)
+      : op(op), maps(maps), shared(shared), group(group), thread(thread) {
+    scale = static_cast<float>(op.scale * kLog2e);
+  }
+
+  /// Waits for this warpgroup's turn; passes it on.
+  __device__ void wait_turn() const { named_barrier_wait(kTurnBarrier + group, 256); }
+  __device__ void pass_turn() const {
+    named_barrier_arrive(kTurnBarrier + (group + 1 == L::consumers ? 0 : group + 1), 256);
+  }
+  /// One arrival for each warp.
+  __device__ void release(std::uint64_t& barrier) const {
+    __syncwarp();
+    if (thread % 32 == 0) barrier_arrive(&barrier);
+  }
+
+  __device__ void start_scores() {
+    const std::uint64_t q =
+        describe_k_major(shared.queries + queries.stage * L::query_bytes + group * 64 * 128);
+    const std::uint64_t k = describe_k_major(shared.keys + keys.stage * L::block_bytes);
+    hold(scores);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < L::width / 16; ++i)
+      wgmma<0, 0>(scores, q + (i / 4) * (L::rows * 128 / 16) + k_major_step(i % 4),
+                  k + (i / 4) * (L::keys * 128 / 16) + k_major_step(i % 4), i > 0);
+    wgmma_commit();
+  }
+  __device__ void start_sums() {
+    const std::uint64_t v =
+        describe_mn_major(shared.values + values.stage * L::block_bytes, L::keys * 128);
+    hold(sums);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < L::keys / 16; ++i) wgmma<1>(sums, weights[i], v + mn_major_step(i), 1);
+    wgmma_commit();
+  }
+
+  __device__ void find_limits(const Job& job) {
+    const auto limits = [&](int row, int& from, int& to) {
+      const Index position = job.position + row / maps.pack;
+      Index begin = op.chunked ? job.first : max(position - op.window + 1, Index{0});
+      if (op.chunked && position - begin >= op.window) {
+        // A later chunk. Where several fit into a tile numbers are small, and so is the division:
+        // that of large ones is a call, which would end the overlap of products.
+        if (op.window >= L::rows)
+          begin += op.window;
+        else
+          begin = position - static_cast<int>(position - begin) % static_cast<int>(op.window);
+      }
+      from = static_cast<int>(max(job.there, begin) - job.base);
+      to = static_cast<int>(position - job.base);
+    };
+    const int row = group * 64 + thread / 32 * 16;
+    int unused;
+    limits(row, unused, all_last);
+    limits(row + 15, all_first, unused);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) limits(row + thread % 32 / 4 + r * 8, first[r], last[r]);
+  }
+
+  /// Scores of keys that a row does not see become -inf.
+  __device__ void mask(int block) {
+    const int base = block * L::keys;
+    if (base >= all_first && base + L::keys - 1 <= all_last) return;
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      const int key = base + i / 4 * 8 + thread % 4 * 2 + i % 2, r = i % 4 / 2;
+      if (key < first[r] || key > last[r]) scores[i] = -INFINITY;
+    }
+  }
+
+  /// From scores to weights, still as floats; what all before is to be multiplied by.
+  __device__ void weigh(float (&factor)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float most = largest[r];
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4)
+        most = fmaxf(most, fmaxf(scores[i + 2 * r], scores[i + 2 * r + 1]));
+      most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+      // A row that has seen no key yet: all its weights are 0.
+      const float shift = most == -INFINITY ? 0.0f : most * scale;
+      factor[r] = exp2_fast(largest[r] * scale - shift);
+      largest[r] = most;
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4)
+#pragma unroll
+        for (int j = 2 * r; j < 2 * r + 2; ++j) {
+          scores[i + j] = exp2_fast(scores[i + j] * scale - shift);
+          sum += scores[i + j];
+        }
+      total[r] = total[r] * factor[r] + sum;
+    }
+  }
+  __device__ void round_weights() {
+#pragma unroll
+    for (int i = 0; i < L::keys / 16; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        weights[i][j] = pack_bf16(scores[i * 8 + j * 2], scores[i * 8 + j * 2 + 1]);
+  }
+  __device__ void scale_sums(const float (&factor)[2]) {
+#pragma unroll
+    for (int i = 0; i < L::width / 2; ++i) sums[i] *= factor[i % 4 / 2];
+  }
+
+  /// Where unit `unit` of 16 bytes of a row of this warp's results stands, in the place of its
+  /// queries.
+  __device__ std::byte* unit_of(int row, int unit) const {
+    return shared.queries + queries.stage * L::query_bytes + unit / 8 * (L::rows * 128) +
+           (group * 64 + thread / 32 * 16 + row) * 128 + (unit % 8 ^ row % 8) * 16;
+  }
+
+  /// Writes the results. They go through shared memory, so that a warp writes whole rows.
+  __device__ void write(const Job& job) {
+    const int lane = thread % 32;
+    // Lane l < 16 knows where row l of the warp belongs.
+    const int row = group * 64 + thread / 32 * 16 + lane % 16;
+    const int token = row / maps.pack, head = job.head + row % maps.pack;
+    Bf16* y = token < job.tokens ? op.y.row<Bf16>(job.row + token) + head * op.heads.value_width +
+                                       job.slice * L::width
+                                 : nullptr;
+    float inverse[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float sum = total[r];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      inverse[r] = __fdividef(1, sum);
+      // Lane l < 16 needs that of lane l % 8 * 4.
+      const float lse = (largest[r] * scale + log2f(sum)) * kLn2;
+      const float own = __shfl_sync(0xffffffffu, lse, lane % 8 * 4);
+      if (lane / 8 == r && y != nullptr && job.slice == 0 && op.lse.data != nullptr)
+        op.lse.row<float>(job.row + token)[head] = own;
+    }
+    // All warps have multiplied with the queries.
+    named_barrier_wait(kWriteBarrier + group, 128);
+#pragma unroll
+    for (int c = 0; c < L::width / 16; ++c) {
+      const float* d = sums + c * 8;
+      const std::uint32_t blocks[4] = {pack_bf16(d[0] * inverse[0], d[1] * inverse[0]),
+                                       pack_bf16(d[2] * inverse[1], d[3] * inverse[1]),
+                                       pack_bf16(d[4] * inverse[0], d[5] * inverse[0]),
+                                       pack_bf16(d[6] * inverse[1], d[7] * inverse[1])};
+      store_blocks(unit_of(lane % 16, c * 2 + lane / 16), blocks);
+    }
+    __syncwarp();
+    constexpr int kUnits = L::width / 8;
+#pragma unroll
+    for (int i = 0; i < kUnits / 2; ++i) {
+      const int place = i * 32 + lane, r = place / kUnits, unit = place % kUnits;
+      auto* to = reinterpret_cast<Bf16*>(
+          __shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(y), r));
+      if (to != nullptr)
+        *reinterpret_cast<uint4*>(to + unit * 8) =
+            *reinterpret_cast<const uint4*>(unit_of(r, unit));
+    }
+    fence_async_shared();  // the next queries are written by another kind of copy
+  }
+
+  __device__ void attend(const Job& job) {
+    Barriers<L>& barriers = *shared.barriers;
+    // The same in all lanes, which the compiler should know: then counters and descriptions of
+    // tiles are kept once for a warp.
+    const int blocks = __shfl_sync(0xffffffffu, job.blocks, 0);
+    float factor[2];
+    find_limits(job);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      largest[r] = -INFINITY;
+      total[r] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < L::width / 2; ++i) sums[i] = 0;
+
+    barrier_wait(&barriers.keys_full[keys.stage], keys.parity);
+    wait_turn();
+    start_scores();
+    pass_turn();
+    wgmma_wait<0>();
+    hold(scores);
+    release(barriers.keys_empty[keys.stage]);
+    keys.next();
+    mask(blocks - 1);
+    weigh(factor);
+    round_weights();
+    if (blocks > 1) barrier_wait(&barriers.keys_full[keys.stage], keys.parity);
+    for (int n = blocks - 2; n >= 0; --n) {
+      wait_turn();
+      start_scores();
+      barrier_wait(&barriers.values_full[values.stage], values.parity);
+      start_sums();
+      pass_turn();
+      wgmma_wait<1>();
+      hold(scores);
+      release(barriers.keys_empty[keys.stage]);
+      keys.next();
+      mask(n);
+      weigh(factor);
+      // The exponentials are to run during the products. The compiler sees nothing that would keep
+      // it from waiting first, but does not move code across this loop.
+      hold(scores);
+      if (n > 0) barrier_wait(&barriers.keys_full[keys.stage], keys.parity);
+      wgmma_wait<0>();
+      hold(sums);
+      release(barriers.values_empty[values.stage]);
+      values.next();
+      if (__any_sync(0xffffffffu, factor[0] != 1 || factor[1] != 1)) scale_sums(factor);
+      round_weights();
+    }
+    barrier_wait(&barriers.values_full[values.stage], values.parity);
+    start_sums();
+    wgmma_wait<0>();
+    hold(sums);
+    release(barriers.values_empty[values.stage]);
+    values.next();
+    write(job);
+    release(barriers.queries_empty[queries.stage]);
+    queries.next();
+  }
+
+  __device__ void run() {
+    if (group == L::consumers - 1) pass_turn();
+    while (true) {
+      barrier_wait(&shared.barriers->queries_full[queries.stage], queries.parity);
+      const Job& job = shared.jobs[jobs.stage];
+      jobs.next();
+      if (__shfl_sync(0xffffffffu, job.tokens, 0) == 0) break;
+      attend(job);
+    }
+    // The first turn of all was nobody's to pass on.
+    if (group == 0) wait_turn();
+  }
+};
+
+#endif  // SAMBA_SM90A
+
+template <class L>
+__global__ void __launch_bounds__(L::threads, 1)
+    attend(const op::Attention op, const Piece* pieces, int count, int* next,
+           const __grid_constant__ Maps maps) {
+#if SAMBA_SM90A
+  extern __shared__ __align__(16) std::byte memory[];
+  const Shared<L> shared(memory);
+  Barriers<L>& barriers = *shared.barriers;
+  if (threadIdx.x == 0) {
+    constexpr int kWarps = L::consumers * 4;
+    for (int i = 0; i < L::query_stages; ++i) {
+      barrier_init(&barriers.queries_full[i], 1);
+      barrier_init(&barriers.queries_empty[i], kWarps);
+    }
+    for (int i = 0; i < L::stages; ++i) {
+      barrier_init(&barriers.keys_full[i], 1);
+      barrier_init(&barriers.keys_empty[i], kWarps);
+      barrier_init(&barriers.values_full[i], 1);
+      barrier_init(&barriers.values_empty[i], kWarps);
+    }
+    barrier_init_done();
+  }
+  __syncthreads();
+  const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
+  if (group == 0) {
+    give_registers<L::copy_registers>();
+    Copier<L>{op, maps, shared, static_cast<int>(threadIdx.x)}.run(pieces, count, next);
+  } else {
+    take_registers<L::registers>();
+    Computer<L>(op, maps, shared, group - 1, threadIdx.x % 128).run();
+  }
+#endif
+}
+
+// ---- the host's side -------------------------------------------------------------------------
+
+/// The map of a ring's rows, a slot's in a plane.
+inline CUtensorMap ring_map(ConstView ring, Index cols, int box_rows) {
+  return hopper::tensor_map(ring.data, cols, ring.cols / cols, cols, ring.rows, ring.stride, 64,
+                            box_rows);
+}
+
+/// Packs of heads that go through a span's tiles together, so that their keys stay in the L2 cache;
+/// whole kv heads' worth.
+inline Index packs_together(const op::Attention& op, const Span& span, Index packs_of_kv_head) {
+  constexpr Index kCache = Index{24} << 20;
+  const Index keys = std::min(op.window, span.position + span.length) + 2048;
+  const Index bytes = keys * (op.heads.width + op.heads.value_width) * 2;
+  return std::clamp(kCache / bytes, Index{1}, op.heads.kv_heads) * packs_of_kv_head;
+}
+
+/// The heads of a kv head that share a tile of so many rows: as many as divide both.
+inline Index pack_of(const op::Attention& op, Index rows) {
+  return std::gcd(op.heads.heads / op.heads.kv_heads, rows);
+}
+
+template <class L>
+void attend_tiles(CudaStream& stream, const op::Attention& op, const Span* spans) {
+  const Index slices = op.heads.value_width / L::width, group = op.heads.heads / op.heads.kv_heads;
+  const Index pack = pack_of(op, L::rows), packs = op.heads.heads / pack * slices;
+  std::vector<Piece> pieces;
+  Index jobs = 0;
+  for (Index i = 0; i < op.batch.count; ++i) {
+    const Span& span = spans[i];
+    if (decodes(op, span)) continue;
+    const Index tiles = ceil_div(span.length, L::rows / pack), there = first_there(op, span);
+    const Index base = std::max(there, first_key(op, span.position)) / L::keys * L::keys;
+    pieces.push_back({.span = span,
+                      .there = there,
+                      .chunk = op.chunked ? first_key(op, span.position) : 0,
+                      .base = base,
+                      .place = op.key_state.empty() ? 0 : base % capacity(op),
+                      .first_job = jobs,
+                      .tiles = static_cast<int>(tiles),
+                      .packs = static_cast<int>(packs_together(op, span, group / pack * slices))});
+    jobs += tiles * packs;
+  }
+  Maps maps{};
+  maps.slices = static_cast<int>(slices);
+  maps.group = static_cast<int>(group);
+  maps.pack = static_cast<int>(pack);
+  maps.queries = hopper::tensor_map(op.q.data, L::width, op.heads.heads, L::width, op.q.rows,
+                                    op.q.stride, 64, maps.pack, L::rows / maps.pack);
+  maps.keys = hopper::tensor_map(op.k, 64, L::keys);
+  maps.values = hopper::tensor_map(op.v, 64, L::keys);
+  maps.key_ring = maps.value_ring = maps.keys;
+  if (!op.key_state.empty()) {
+    maps.ring_rows = capacity(op);
+    maps.key_ring = ring_map(op.key_state, op.k.cols, L::keys);
+    maps.value_ring = ring_map(op.value_state, op.v.cols, L::keys);
+  }
+  const Matrix next(stream, DType::i32, 1, 1);
+  cuda_check(cudaMemsetAsync(next.view().data, 0, sizeof(int), stream.get()));
+  const Piece* device_pieces = stream.resident(std::span<const Piece>(pieces));
+  const auto blocks = static_cast<unsigned>(std::min<Index>(jobs, stream.multiprocessors()));
+  launch(stream, attend<L>, blocks, L::threads, L::shared, op, device_pieces,
+         static_cast<int>(pieces.size()), next.row<std::int32_t>(0), maps);
+}
+
+}  // namespace
+}  // namespace samba::attention
