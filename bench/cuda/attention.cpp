@@ -79,11 +79,11 @@ void add_training(Stream& stream, std::vector<Row>& rows, op::Heads heads, Index
   call.forward.batch = batch_of(call.spans);
   const double product =
       2 * call.pairs() * static_cast<double>(heads.heads * heads.width);  // of one of them
-  rows.push_back({.job = name_of("forward", heads, sequences, length, window),
-                  .seconds = median_seconds(stream, [&] { run(stream, call.forward); }),
-                  .flops = 2 * product,
-                  .pytorch = known.pytorch[0],
-                  .goal = known.goal[0]});
+  add(rows, {.job = name_of("forward", heads, sequences, length, window),
+             .seconds = median_seconds(stream, [&] { run(stream, call.forward); }),
+             .flops = 2 * product,
+             .pytorch = known.pytorch[0],
+             .goal = known.goal[0]});
   const op::Attention& forward = call.forward;
   const Index tokens = sequences * length, q = forward.q.cols, kv = forward.k.cols;
   const Matrix dqkv(stream, DType::bf16, tokens, q + 2 * kv);
@@ -102,11 +102,11 @@ void add_training(Stream& stream, std::vector<Row>& rows, op::Heads heads, Index
                                        .window = window,
                                        .scale = forward.scale,
                                        .batch = forward.batch};
-  rows.push_back({.job = name_of("backward", heads, sequences, length, window),
-                  .seconds = median_seconds(stream, [&] { run(stream, backward); }),
-                  .flops = 5 * product,
-                  .pytorch = known.pytorch[1],
-                  .goal = known.goal[1]});
+  add(rows, {.job = name_of("backward", heads, sequences, length, window),
+             .seconds = median_seconds(stream, [&] { run(stream, backward); }),
+             .flops = 5 * product,
+             .pytorch = known.pytorch[1],
+             .goal = known.goal[1]});
 }
 
 /// The last chunk of a prompt, whose keys before it are in the ring.
@@ -116,7 +116,7 @@ void add_prefill(Stream& stream, std::vector<Row>& rows, op::Heads heads, Index 
   call.spans = {{0, length, position, 0}};
   call.forward.batch = batch_of(call.spans);
   call.add_state(stream, std::min(window, position + length));
-  rows.push_back(
+  add(rows,
       {.job = name_of("prefill", heads, 1, length, window) + " after " + std::to_string(position),
        .seconds = median_seconds(stream, [&] { run(stream, call.forward); }),
        .flops = 4 * call.pairs() * static_cast<double>(heads.heads * heads.width)});
@@ -128,9 +128,9 @@ void add_decode(Stream& stream, std::vector<Row>& rows, op::Heads heads, Index s
   for (Index i = 0; i < sequences; ++i) call.spans.push_back({i, 1, capacity - 1 - i, i});
   call.forward.batch = batch_of(call.spans);
   call.add_state(stream, capacity);
-  rows.push_back({.job = name_of("decode", heads, sequences, capacity, kFull),
-                  .seconds = median_seconds(stream, [&] { run(stream, call.forward); }),
-                  .bytes = 4 * call.pairs() * static_cast<double>(heads.kv_heads * heads.width)});
+  add(rows, {.job = name_of("decode", heads, sequences, capacity, kFull),
+             .seconds = median_seconds(stream, [&] { run(stream, call.forward); }),
+             .bytes = 4 * call.pairs() * static_cast<double>(heads.kv_heads * heads.width)});
 }
 
 }  // namespace

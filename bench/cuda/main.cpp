@@ -6,8 +6,8 @@
 #include "kernels/probe.h"
 #include "rows.h"
 
-// sambalm-bench-cuda [FAMILY...] [--write FILE TITLE]: measures the GPU's table, or a part of it, and
-// prints it; with --write also as a table of Markdown.
+// sambalm-bench-cuda [FAMILY...] [--write FILE TITLE]: measures the GPU's table, or a part of it,
+// and prints it; with --write also as a table of Markdown.
 
 namespace {
 

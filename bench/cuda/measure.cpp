@@ -29,7 +29,7 @@ Matrix random_matrix(Stream& stream, DType dtype, Index rows, Index cols, double
   return upload(stream, host);
 }
 
-void print(const Row& row) {
+void add(std::vector<Row>& rows, Row row) {
   std::printf("%-64s %10.3f ms", row.job.c_str(), row.seconds * 1e3);
   if (row.tokens > 0) std::printf("  %8.0f tokens/s", row.tokens / row.seconds);
   if (row.flops > 0) std::printf("  %6.1f TFLOP/s", row.flops / row.seconds / 1e12);
@@ -39,19 +39,22 @@ void print(const Row& row) {
     std::printf("  goal %.3f (%.0f%%)", row.goal * 1e3, 100 * row.goal / row.seconds);
   std::printf("\n");
   std::fflush(stdout);
+  rows.push_back(std::move(row));
 }
 
 void write_table(const std::string& path, const std::string& title, const Ceilings& ceilings,
                  const std::vector<Row>& rows) {
   char line[512];
   std::string text = "# " + title + "\n\n";
-  std::snprintf(line, sizeof(line),
-                "Shares are of this card's own rates in the same run: %.0f TFLOP/s in bf16 products "
-                "of 8192 x 8192, %.2f TB/s in copies (read and written). Memory is what the job held "
-                "at most. Written by `script/bench cuda`.\n\n",
-                ceilings.flops / 1e12, ceilings.bytes / 1e12);
+  std::snprintf(
+      line, sizeof(line),
+      "Shares are of this card's own rates in the same run: %.0f TFLOP/s in bf16 products "
+      "of 8192 x 8192, %.2f TB/s in copies (read and written). Memory is what the job held "
+      "at most. Written by `script/bench cuda`.\n\n",
+      ceilings.flops / 1e12, ceilings.bytes / 1e12);
   text += line;
-  text += "| job | time | rate | share | PyTorch | goal | memory |\n|---|--:|--:|--:|--:|--:|--:|\n";
+  text +=
+      "| job | time | rate | share | PyTorch | goal | memory |\n|---|--:|--:|--:|--:|--:|--:|\n";
   const auto milliseconds = [](double seconds) {
     char part[32];
     std::snprintf(part, sizeof(part), "%.3f ms", seconds * 1e3);

@@ -28,8 +28,8 @@ struct Ceilings {
   double bytes = 0;  ///< read and written by a copy
 };
 
-/// The row as a line on standard output.
-void print(const Row&);
+/// Appends a row, and prints it as a line on standard output.
+void add(std::vector<Row>&, Row);
 /// The rows as a table of Markdown, with the title above it.
 void write_table(const std::string& path, const std::string& title, const Ceilings&,
                  const std::vector<Row>&);

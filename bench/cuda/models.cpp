@@ -125,8 +125,7 @@ Row prefill(Stream& stream, Model& model, Index length, double pytorch_ms, doubl
 }
 
 /// One step of the engine: everything between two tokens of each sequence, sampling included.
-Row decode(Stream& stream, Model& model, Index sequences, Index after, double pytorch_us,
-           double goal_us) {
+Row decode(Model& model, Index sequences, Index after, double pytorch_us, double goal_us) {
   constexpr Index kSteps = 200, kMostTokens = 4096;
   Engine engine(model,
                 {.slots = sequences, .tokens_per_pass = 8192, .context = after + kMostTokens});
@@ -167,8 +166,7 @@ std::vector<Row> training_rows(Stream& stream) {
        {Training{"samba-421m", 8, 235.5, 200e3}, Training{"llama-438m-swa", 8, 197.9, 200e3},
         Training{"llama-438m", 8, 190.7, 195e3}, Training{"mamba-430m", 8, 542.3, 110e3},
         Training{"samba-1.3b", 4, 332.3, 70e3}}) {
-    rows.push_back(train(stream, t));
-    print(rows.back());
+    add(rows, train(stream, t));
     stream.pool()->clear();
   }
   return rows;
@@ -177,22 +175,21 @@ std::vector<Row> training_rows(Stream& stream) {
 std::vector<Row> inference_rows(Stream& stream) {
   std::vector<Row> rows;
   const auto add = [&](Row row) {
-    print(row);
-    rows.push_back(std::move(row));
+    bench::add(rows, std::move(row));
     stream.pool()->clear();
   };
   {
     const auto samba = make_model(stream, "samba-1.7b-bench", false);
     add(prefill(stream, *samba, 131072, 967, 131072 / 180e3 * 1e3));
     add(prefill(stream, *samba, 4096, 31.2, 25));
-    add(decode(stream, *samba, 1, 65536, 2266, 1150));
-    add(decode(stream, *samba, 16, 65536, 2592, 1350));
+    add(decode(*samba, 1, 65536, 2266, 1150));
+    add(decode(*samba, 16, 65536, 2592, 1350));
   }
   {
     const auto llama = make_model(stream, "llama-3-1.6b-bench", false);
     add(prefill(stream, *llama, 131072, 4469, 3000));
-    add(decode(stream, *llama, 1, 4096, 2502, 1050));
-    add(decode(stream, *llama, 16, 65536, 8251, 8000));
+    add(decode(*llama, 1, 4096, 2502, 1050));
+    add(decode(*llama, 16, 65536, 8251, 8000));
   }
   {
     const auto mistral = make_model(stream, "mistral-1.6b-bench", false);

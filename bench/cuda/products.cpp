@@ -31,11 +31,10 @@ std::vector<Row> product_rows(Stream& stream) {
         dx(stream, DType::bf16, s.rows, s.inputs), dw(stream, DType::f32, s.outputs, s.inputs);
     clear(stream, dw);
     const auto add = [&](const char* part, const std::function<void()>& work) {
-      rows.push_back(
-          {.job = text_of("product ", s.name, ", ", s.inputs, " to ", s.outputs, ", ", part),
-           .seconds = median_seconds(stream, work),
-           .flops = 2.0 * static_cast<double>(s.rows * s.inputs * s.outputs)});
-      print(rows.back());
+      bench::add(rows,
+                 {.job = text_of("product ", s.name, ", ", s.inputs, " to ", s.outputs, ", ", part),
+                  .seconds = median_seconds(stream, work),
+                  .flops = 2.0 * static_cast<double>(s.rows * s.inputs * s.outputs)});
     };
     add("forward", [&] { run(stream, op::Linear{.y = y, .x = x, .w = w}); });
     add("by inputs", [&] { run(stream, op::LinearBackward{.dx = dx, .dy = dy, .w = w}); });

@@ -48,7 +48,7 @@ class Table {
   void add(const std::string& job, double bytes, const Op& op, double flops = 0) {
     Row row{.job = job, .flops = flops, .bytes = bytes};
     row.seconds = median_seconds(stream_, [&] { run(stream_, op); });
-    rows_.push_back(row);
+    bench::add(rows_, row);
   }
   Matrix f32(Index rows, Index cols) { return random_matrix(stream_, DType::f32, rows, cols); }
   Matrix bf16(Index rows, Index cols) { return random_matrix(stream_, DType::bf16, rows, cols); }

@@ -89,12 +89,11 @@ struct Operands {
 std::vector<Row> scan_rows(Stream& stream) {
   std::vector<Row> table;
   const auto row = [&](const char* job, const auto& op, double bytes, double pytorch, double goal) {
-    table.push_back({.job = job,
-                     .seconds = median_seconds(stream, [&] { run(stream, op); }),
-                     .bytes = bytes,
-                     .pytorch = pytorch,
-                     .goal = goal});
-    print(table.back());
+    add(table, {.job = job,
+                .seconds = median_seconds(stream, [&] { run(stream, op); }),
+                .bytes = bytes,
+                .pytorch = pytorch,
+                .goal = goal});
   };
   {
     const Operands o(stream, 8, 4096, 3072);

@@ -21,7 +21,7 @@ __global__ void swiglu(const op::SwiGlu op) {
   store<n>(op.y.row<T>(row) + col, up);
 }
 
-template <class T, int n>
+template <class T, int n, bool again>
 __global__ void swiglu_backward(const op::SwiGluBackward op) {
   const auto [row, col] = place_of<n>(Index{blockIdx.x} * kThreads + threadIdx.x, op.dy.cols);
   if (row >= op.dy.rows) return;
@@ -39,7 +39,7 @@ __global__ void swiglu_backward(const op::SwiGluBackward op) {
   }
   store<n>(op.dgate.row<T>(row) + col, gate);
   store<n>(op.dup.row<T>(row) + col, up);
-  if (!op.y.empty()) store<n>(op.y.row<T>(row) + col, dy);
+  if constexpr (again) store<n>(op.y.row<T>(row) + col, dy);
 }
 
 unsigned blocks(ConstView v, int n) {
@@ -61,10 +61,14 @@ void run_on(CudaStream& stream, const op::SwiGlu& op) {
 void run_on(CudaStream& stream, const op::SwiGluBackward& op) {
   visit_float(op.dtype(), [&]<class T>() {
     constexpr int n = 16 / sizeof(T);
+    const auto run = [&](auto kernel, int columns) {
+      launch(stream, kernel, blocks(op.dy, columns), kThreads, 0, op);
+    };
+    const bool again = !op.y.empty();
     if (aligned(n, op.dgate, op.dup, op.y, op.dy, op.gate, op.up))
-      launch(stream, swiglu_backward<T, n>, blocks(op.dy, n), kThreads, 0, op);
+      again ? run(swiglu_backward<T, n, true>, n) : run(swiglu_backward<T, n, false>, n);
     else
-      launch(stream, swiglu_backward<T, 1>, blocks(op.dy, 1), kThreads, 0, op);
+      again ? run(swiglu_backward<T, 1, true>, 1) : run(swiglu_backward<T, 1, false>, 1);
   });
 }
 
