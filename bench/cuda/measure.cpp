@@ -50,7 +50,8 @@ void write_table(const std::string& path, const std::string& title, const Ceilin
       line, sizeof(line),
       "Shares are of this card's own rates in the same run: %.0f TFLOP/s in bf16 products "
       "of 8192 x 8192, %.2f TB/s in copies (read and written). Memory is what the job held "
-      "at most. Written by `script/bench cuda`.\n\n",
+      "at most. PyTorch's times and the goals were set on an H200. Written by `script/bench "
+      "cuda`.\n\n",
       ceilings.flops / 1e12, ceilings.bytes / 1e12);
   text += line;
   text +=

@@ -54,6 +54,19 @@ inline double median_seconds(Stream& stream, const std::function<void()>& work, 
   return times[static_cast<std::size_t>(rounds / 2)];
 }
 
+/// The time of the second of two runs.
+inline double seconds_of_second(Stream& stream, const std::function<void()>& work) {
+  double seconds = 0;
+  for (int i = 0; i < 2; ++i) {
+    stream.wait();
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    stream.wait();
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  return seconds;
+}
+
 /// A matrix on the stream's device of normal numbers with this deviation; never zeros: they run
 /// faster than real data.
 Matrix random_matrix(Stream&, DType, Index rows, Index cols, double scale = 1);

@@ -99,10 +99,10 @@ std::vector<Row> scan_rows(Stream& stream) {
     const Operands o(stream, 8, 4096, 3072);
     const double rows = static_cast<double>(o.u.bytes()), h = static_cast<double>(o.h.bytes());
     row("scan 8 x 4096 x 3072", o.scan(false), 4 * rows, 1.816e-3, 0.6e-3);
-    row("the same, leaving states for backward", o.scan(true), 4 * rows + h, 0, 0);
-    row("its backward", o.scan_backward(), 7 * rows + h, 7.223e-3, 2.4e-3);
+    row("scan 8 x 4096 x 3072, leaving states for backward", o.scan(true), 4 * rows + h, 0, 0);
+    row("scan backward 8 x 4096 x 3072", o.scan_backward(), 7 * rows + h, 7.223e-3, 2.4e-3);
     row("conv 8 x 4096 x 3072", o.conv(), 2 * rows, 0.178e-3, 0.12e-3);
-    row("its backward", o.conv_backward(), 3 * rows, 0, 0);
+    row("conv backward 8 x 4096 x 3072", o.conv_backward(), 3 * rows, 0, 0);
   }
   {
     const Operands o(stream, 1, 32768, 4096);

@@ -8,7 +8,8 @@ struct Interrupted {};
 /// From now on Ctrl-C (SIGINT) and SIGTERM end the process at once with exit code 130: right where
 /// nothing is being made.
 void leave_on_interrupt();
-/// From now on the first of them is remembered, and the second ends the process.
+/// From now on the first of them is remembered; another, more than half a second later, ends the
+/// process.
 void watch_interrupts();
 /// Whether one has come.
 bool interrupted();

@@ -104,6 +104,8 @@ TEST(Interrupted, TrainingLeavesACheckpointThatLoadsAndGoesOn) {
       return fs::exists(place / "run/log.jsonl") && logged_steps(place / "run").size() >= 3;
     })) << program.end().err;
     program.send(signal);
+    std::this_thread::sleep_for(20ms);
+    program.send(signal);  // as `timeout` does
     const Ended ended = program.end();
     EXPECT_EQ(ended.code, 130) << ended.err;
     EXPECT_EQ(ended.err, "");

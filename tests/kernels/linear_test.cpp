@@ -81,7 +81,7 @@ TEST_P(Linear, ABiasBeginsTheSums) {
         rows_of_bias(r, o) = bias(0, o);
       }
     const View y = empty(rows, outputs, exact(), 1), narrow = empty(rows, outputs, dtype(), 2);
-    const View packed = empty(rows, outputs, exact()), sum = upload(rows_of_bias, exact());
+    const View packed = empty(rows, outputs, exact(), 1), sum = upload(rows_of_bias, exact());
     const View b = upload(bias, exact(), 5), weight = upload(w);
     run(stream(), op::Linear{.y = y, .x = upload(x), .w = weight, .bias = b});
     run(stream(), op::Linear{.y = narrow, .x = upload(x), .w = weight, .bias = b});
