@@ -328,6 +328,7 @@ TEST_P(Attention, WorksAtVeryLargePositions) {
 }
 
 TEST_P(Attention, SeesLongRings) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
   struct Case {
     op::Heads heads;
     Index position, window, capacity, length;
@@ -536,6 +537,7 @@ TEST_P(AttentionBackward, MatchesFloat64) {
 /// Blocks of 64 queries and of 128 keys, as the tensor cores take them: spans that end in, at and
 /// behind a block's edge, windows that end there too, chunks that do not begin with their span.
 TEST_P(AttentionBackward, MatchesFloat64AcrossBlocks) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
   struct Case {
     Shape shape;
     std::vector<Span> spans;
@@ -581,6 +583,7 @@ TEST_P(AttentionBackward, MatchesFloat64AcrossBlocks) {
 
 /// More blocks of keys than a GPU has multiprocessors, whose parts of dq add up in one order.
 TEST_P(AttentionBackward, ManyBlocksTwiceAreTheSame) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
   const Shape s{{8, 8, 64}, 3000, 300};
   const Inputs in = inputs(s);
   const View y = upload(random(s.length, s.y_cols(), dtype(), 4)),

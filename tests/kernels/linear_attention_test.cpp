@@ -95,6 +95,7 @@ TEST_P(LinearAttention, MatchesTheRecurrence) {
 }
 
 TEST_P(LinearAttention, TakesWideHeads) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
   for (const Shape& s : kWideShapes)
     for (const bool gated : {false, true}) {
       const Index length = 200;
@@ -224,6 +225,7 @@ TEST_P(LinearAttentionGradients, MatchFloat64) {
 }
 
 TEST_P(LinearAttentionGradients, MatchFloat64WithWideHeads) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
   for (const Shape& s : kWideShapes)
     for (const bool gated : {false, true})
       expect_gradients(s, inputs(s, 150, dtype(), gated), {{0, 129, 0}, {129, 21, 0}});

@@ -158,7 +158,8 @@ TEST_P(RmsNorm, BackwardMatchesFloat64) {
   // for each block of a GPU; 5000 columns are more than those keep in registers.
   for (const auto& [rows, width] :
        {std::pair<Index, Index>{1, 1}, {3, 37}, {200, 130}, {1100, 96}, {9, 5000}}) {
-    // A processor's kernels may add 5000 squares one after the other, whose roundings do not cancel.
+    // A processor's kernels may add 5000 squares one after the other, whose roundings do not
+    // cancel.
     if (width == 5000 && !GetParam().cuda) continue;
     const Host x = random(rows, width, exact(), 1, 2), w = random(1, width, exact(), 2);
     const Host dy = random(rows, width, dtype(), 3);

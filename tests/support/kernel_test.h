@@ -47,6 +47,12 @@ class KernelTest : public testing::TestWithParam<Target> {
   std::vector<std::unique_ptr<Guarded>> guarded_;
 };
 
+/// Ends a test of sizes that a GPU's kernels are made for as skipped on all tiers but the fastest
+/// here: their kernels know no such sizes, and one tier stands for the others.
+#define SAMBA_SKIP_ON_SLOWER_TIERS()                                               \
+  if (!GetParam().cuda && GetParam().tier != best_tier() && dtype() != DType::f64) \
+  GTEST_SKIP() << "sizes of a GPU's kernels: on the fastest tier only"
+
 #define SAMBA_KERNEL_TEST(Suite)                                                      \
   INSTANTIATE_TEST_SUITE_P(Tiers, Suite, testing::ValuesIn(::samba::test::targets()), \
                            ::samba::test::name_of_target)
