@@ -36,6 +36,15 @@ Matrix::Matrix(std::shared_ptr<Pool> pool, DType dtype, Index rows, Index cols)
   view_.data = pool_->take(static_cast<std::size_t>(bytes()));
 }
 
+Matrix::Matrix(const CpuStream& stream, DType dtype, Index rows, Index cols)
+    : Matrix(stream.pool(), dtype, rows, cols) {}
+
+Matrix::Matrix(const CudaStream& stream, DType dtype, Index rows, Index cols)
+    : Matrix(pool_of(stream), dtype, rows, cols) {}
+
+Matrix::Matrix(const Stream& stream, DType dtype, Index rows, Index cols)
+    : Matrix(stream.pool(), dtype, rows, cols) {}
+
 Matrix::Matrix(Matrix&& other) noexcept
     : view_(std::exchange(other.view_, {})), pool_(std::move(other.pool_)) {}
 

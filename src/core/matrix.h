@@ -67,16 +67,21 @@ struct View {
   }
 };
 
+class CpuStream;
+class CudaStream;
+class Stream;
+
 /// A matrix that owns its memory, which it takes from the stream's pool and gives back to it.
 /// Contents are undefined until written. Rows are contiguous; the start is aligned to 64 bytes.
 class Matrix {
  public:
   Matrix() = default;
   Matrix(std::shared_ptr<Pool>, DType, Index rows, Index cols);
-  /// Of the pool of a stream, or of one side of it.
-  template <class AnyStream>
-  Matrix(AnyStream& stream, DType dtype, Index rows, Index cols)
-      : Matrix(stream.pool(), dtype, rows, cols) {}
+  /// Of the pool of a stream, or of one side of it. Out of line: objects of one tier define
+  /// nothing.
+  Matrix(const CpuStream&, DType, Index rows, Index cols);
+  Matrix(const CudaStream&, DType, Index rows, Index cols);
+  Matrix(const Stream&, DType, Index rows, Index cols);
   Matrix(Matrix&& other) noexcept;
   Matrix& operator=(Matrix&& other) noexcept;
   ~Matrix();

@@ -170,8 +170,8 @@ __global__ __launch_bounds__(warps * 32) void few_rows(const op::Linear op) {
       const Index k = (first + a * warps) * kStep;
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        w[a][half] = real[half] && k + t * 8 < inputs ? load_once(weight[half] + k)
-                                                      : uint4{0, 0, 0, 0};
+        w[a][half] =
+            real[half] && k + t * 8 < inputs ? load_once(weight[half] + k) : uint4{0, 0, 0, 0};
     }
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
