@@ -103,9 +103,11 @@ TEST(Interrupted, TrainingLeavesACheckpointThatLoadsAndGoesOn) {
     ASSERT_TRUE(wait_for(program, [&] {
       return fs::exists(place / "run/log.jsonl") && logged_steps(place / "run").size() >= 3;
     })) << program.end().err;
-    program.send(signal);
-    std::this_thread::sleep_for(20ms);
-    program.send(signal);  // as `timeout` does
+    // Again at once, as `timeout` does, while the checkpoint is being written.
+    for (int i = 0; i < 20; ++i) {
+      program.send(signal);
+      std::this_thread::sleep_for(200us);
+    }
     const Ended ended = program.end();
     EXPECT_EQ(ended.code, 130) << ended.err;
     EXPECT_EQ(ended.err, "");
