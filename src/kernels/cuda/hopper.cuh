@@ -137,9 +137,6 @@ __device__ inline void fence_async_shared() {
 
 // ---- bulk copies -----------------------------------------------------------------------------
 
-__device__ inline void prefetch_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<std::uint64_t>(&map)) : "memory");
-}
 /// Copies the tile that begins at (col, row) of a plane to shared memory at a multiple of 1024
 /// bytes: rows of 128 bytes, the 16-byte unit u of row r at place u ^ (r % 8). All its bytes, those
 /// beyond the edges too, count at the barrier.
@@ -152,15 +149,6 @@ __device__ inline void tensor_load(void* to, const CUtensorMap& map, std::uint64
       "r"(plane)
       : "memory");
 }
-/// The way back; part of this thread's next bulk_commit().
-__device__ inline void tensor_store(const CUtensorMap& map, const void* from, int col, int row,
-                                    int plane = 0) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], "
-      "[%1];" ::"l"(reinterpret_cast<std::uint64_t>(&map)),
-      "r"(shared_address(from)), "r"(col), "r"(row), "r"(plane)
-      : "memory");
-}
 /// Copies a run of bytes; both addresses and the number are multiples of 16.
 __device__ inline void bulk_load(void* to, const void* from, int bytes, std::uint64_t* barrier) {
   asm volatile(
@@ -168,14 +156,6 @@ __device__ inline void bulk_load(void* to, const void* from, int bytes, std::uin
       "[%3];" ::"r"(shared_address(to)),
       "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
-}
-__device__ inline void bulk_commit() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-/// Waits until at most `pending` groups still read shared memory.
-template <int pending>
-__device__ inline void bulk_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
 }
 
 // ---- roles -----------------------------------------------------------------------------------
