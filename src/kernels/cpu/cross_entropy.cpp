@@ -1,5 +1,6 @@
 #include "kernels/cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/math.h"
@@ -8,6 +9,9 @@
 
 namespace samba {
 namespace {
+
+/// Exponentials that are summed before the row's sum takes them.
+constexpr Index kBlock = 256;
 
 /// One row: its loss, and its gradient as T unless dlogits is left out.
 template <class T>
@@ -28,13 +32,20 @@ void entropy_row(const op::CrossEntropy& op, Index n) {
   E top = x[0];
 #pragma omp simd reduction(max : top)
   for (Index v = 0; v < width; ++v) top = x[v] > top ? x[v] : top;
-  E sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (Index v = 0; v < width; ++v) sum += fast_exp(x[v] - top);
+  // A few terms hold most of a sharp row's sum, and an f32 sum of everything would round each of
+  // the small ones after them away: they are added in blocks.
+  double sum = 0;
+  for (Index begin = 0; begin < width; begin += kBlock) {
+    const Index end = std::min(width, begin + kBlock);
+    E part = 0;
+#pragma omp simd reduction(+ : part)
+    for (Index v = begin; v < end; ++v) part += fast_exp(x[v] - top);
+    sum += static_cast<double>(part);
+  }
   const E below = x[target] - top;
-  *loss = static_cast<E>(std::log(static_cast<double>(sum)) - static_cast<double>(below));
+  *loss = static_cast<E>(std::log(sum) - static_cast<double>(below));
   if (dx == nullptr) return;
-  const E scale = static_cast<E>(op.scale), share = scale / sum;
+  const E scale = static_cast<E>(op.scale), share = static_cast<E>(op.scale / sum);
 #pragma omp simd
   for (Index v = 0; v < width; ++v) put(dx[v], fast_exp(x[v] - top) * share);
   put(dx[target], fast_exp(below) * share - scale);
