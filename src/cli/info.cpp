@@ -9,6 +9,7 @@
 #include "core/human.h"
 #include "core/table.h"
 #include "model/folder.h"
+#include "train/trainer.h"
 
 namespace samba {
 namespace {
@@ -202,9 +203,14 @@ int run_info(const std::vector<std::string>& all) {
   for (const Parameter& p : model.parameters()) matrices += p.exact ? 0 : p.size();
   const Index exact = model.parameter_count() - matrices;
   const Index weights = matrices * size_of(dtype) + exact * size_of(exact_of(dtype));
-  // Gradient and two moments, and a master copy beside bf16 weights; all f32 (f64 for f64).
-  const Index masters = dtype == DType::bf16 ? matrices * size_of(DType::f32) : 0;
-  const Index training = weights + masters + 3 * model.parameter_count() * size_of(exact_of(dtype));
+  TrainConfig train;
+  train.steps = train.batch = 1;
+  train.length = context;
+  complete(train, config);
+  const TrainingMemory keeping = training_memory(config, stream, dtype, train);
+  train.recompute = true;
+  const TrainingMemory recomputing = training_memory(config, stream, dtype, train);
+  const std::size_t training = keeping.model + keeping.optimizer;
   const double per_token = model.flops(0, context) / static_cast<double>(context);
   const Json result = {{"name", config.name},
                        {"layout", source.folder.empty() ? "ours" : source.layout.kind},
@@ -219,7 +225,9 @@ int run_info(const std::vector<std::string>& all) {
                        {"state_bytes", model.state_bytes(context)},
                        {"state_grows", model.has_growing_state()},
                        {"flops_per_token", per_token},
-                       {"training_bytes", training}};
+                       {"training_bytes", training},
+                       {"pass_bytes", keeping.passes},
+                       {"recomputed_pass_bytes", recomputing.passes}};
   if (options.common.json != "-") {
     Table table({"", config.name});
     table.add({"layout", result["layout"].get<std::string>()});
@@ -236,8 +244,10 @@ int run_info(const std::vector<std::string>& all) {
     table.add({"operations per token", human_count(per_token) + " forward, " +
                                            human_count(3 * per_token) + " in training, at " +
                                            std::to_string(context) + " tokens"});
-    table.add({"memory to train", human_bytes(static_cast<double>(training)) +
-                                      " for weights, gradients and optimizer, activations apart"});
+    const auto bytes = [](std::size_t count) { return human_bytes(static_cast<double>(count)); };
+    table.add({"memory to train", bytes(training) + " for weights, gradients and optimizer"});
+    table.add({"", bytes(keeping.passes) + " for a pass of " + std::to_string(context) +
+                       " tokens, " + bytes(recomputing.passes) + " with --recompute"});
     table.print(std::cout);
   }
   options.common.write_result(result);

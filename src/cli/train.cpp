@@ -104,6 +104,7 @@ class Run {
         source_(open_model(resuming() ? folder_.last() : model_name)) {
     complete(options_.train, source_.layout.config);
     open_data();
+    expect_memory();
     model_ = load_model(source_, stream_, options_.common.element_type(), true,
                         static_cast<std::uint64_t>(options_.common.seed));
     trainer_.emplace(*model_, *data_, options_.train, data_->sources()[0].meta().eos);
@@ -115,6 +116,7 @@ class Run {
                                       .training_length = options_.train.length,
                                       .resumed_step = resuming() ? trainer_->steps_done() : -1});
     ceiling_ = gemm_flops(stream_, model_->dtype());
+    stream_.pool()->clear();
   }
 
   int train() {
@@ -178,6 +180,50 @@ class Run {
     choose_lengths(read_packed_meta(held_out));
     validation_.emplace(held_out, options_.validate_lengths.back() + 1);
     validation_->expect_tokenizer(meta.tokenizer_hash);
+  }
+
+  /// States what the run will hold in its device's memory, and refuses where that is not free.
+  void expect_memory() {
+    const DType dtype = options_.common.element_type();
+    const auto memory_of = [&](const TrainConfig& config) {
+      return training_memory(source_.layout.config, stream_, dtype, config);
+    };
+    const auto text = [](std::size_t bytes) { return human_bytes(static_cast<double>(bytes)); };
+    const TrainingMemory memory = memory_of(options_.train);
+    const std::size_t free = stream_.free_memory();
+    if (memory.all() <= free) {
+      if (!options_.common.quiet)
+        std::cerr << "memory: " << text(memory.all()) << " of " << text(free)
+                  << " free: " << text(memory.model) << " weights and gradients, "
+                  << text(memory.optimizer) << " optimizer, " << text(memory.passes)
+                  << " passes of " << options_.train.micro_batch << " x " << options_.train.length
+                  << " tokens\n";
+      return;
+    }
+    // The mildest way to less: smaller passes cost little, computing twice a third of the time.
+    TrainConfig less = options_.train;
+    std::string words;
+    for (;;) {
+      if (less.micro_batch > 1) {
+        do --less.micro_batch;
+        while (less.batch % less.micro_batch != 0);
+        words = text_of("--micro-batch ", less.micro_batch);
+      } else if (!less.recompute) {
+        less.recompute = true;
+      } else {
+        break;
+      }
+      if (memory_of(less).all() <= free) break;
+    }
+    const std::size_t least = memory_of(less).all();
+    if (less.recompute && !options_.train.recompute)
+      words += words.empty() ? "--recompute" : " --recompute";
+    fail("train: ", text(memory.all()), " of memory are needed and ", text(free), " are free on ",
+         stream_.device(), "; ",
+         words.empty()   ? "nothing makes it less but a shorter --length or a smaller model"
+         : least <= free ? text_of(words, " needs ", text(least))
+                         : text_of("even ", words, " needs ", text(least),
+                                   ": a shorter --length or a smaller model needs less"));
   }
 
   /// Those asked for, or as many multiples of the training length as the held-out files have.

@@ -36,6 +36,15 @@ void give_pinned(std::byte* block) {
 
 constexpr Pool::Source kGpuMemory{take_from_gpu, give_to_gpu, "memory of the GPU"};
 
+Pool::Source source_of(CudaMemory memory) {
+  switch (memory) {
+    case CudaMemory::device: return kGpuMemory;
+    case CudaMemory::host: return {take_pinned, give_pinned, "pinned memory"};
+    case CudaMemory::none: return Pool::addresses();
+  }
+  return kGpuMemory;
+}
+
 }  // namespace
 
 void cuda_check(cudaError_t error, std::source_location where) {
@@ -45,16 +54,14 @@ void cuda_check(cudaError_t error, std::source_location where) {
 }
 
 CudaStream::CudaStream(int device, CudaMemory memory)
-    : device_(device), waits_(memory == CudaMemory::host) {
+    : device_(device), waits_(memory == CudaMemory::host), rehearses_(memory == CudaMemory::none) {
   cuda_check(cudaSetDevice(device));
   cuda_check(cudaGetDeviceProperties(&properties_, device));
   if (properties_.major < 8)
     fail("device: cuda:", device, " is a ", properties_.name, " of compute capability ",
          properties_.major, ".", properties_.minor, "; the kernels need 8.0 or more");
   cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  pool_ = std::make_shared<Pool>(memory == CudaMemory::device
-                                     ? kGpuMemory
-                                     : Pool::Source{take_pinned, give_pinned, "pinned memory"});
+  pool_ = std::make_shared<Pool>(source_of(memory));
 }
 
 CudaStream::~CudaStream() {
@@ -73,7 +80,8 @@ const void* CudaStream::resident(const void* data, std::size_t bytes) {
   uploads_.push_front({{first, first + bytes}, Matrix()});
   Matrix& copy = uploads_.front().copy;
   copy = Matrix(*this, DType::i32, 1, (static_cast<Index>(bytes) + 3) / 4);
-  cuda_check(cudaMemcpyAsync(copy.view().data, data, bytes, cudaMemcpyDefault, stream_));
+  if (!rehearses_)
+    cuda_check(cudaMemcpyAsync(copy.view().data, data, bytes, cudaMemcpyDefault, stream_));
   if (uploads_.size() > kUploads) uploads_.pop_back();
   return copy.view().data;
 }
@@ -137,6 +145,10 @@ std::shared_ptr<CudaStream> open_cuda(int device, CudaMemory memory) {
   if (device < 0 || device >= count)
     fail("device: expected cuda:0 to cuda:", count - 1, ", found cuda:", device);
   return std::make_shared<CudaStream>(device, memory);
+}
+
+int device_of(const CudaStream& stream) {
+  return stream.device();
 }
 
 std::shared_ptr<Pool> pool_of(const CudaStream& stream) {
@@ -212,7 +224,7 @@ bool on_gpu(const std::byte* data) {
 
 void transfer(const CudaStream& stream, std::byte* to, std::size_t to_pitch, const std::byte* from,
               std::size_t from_pitch, std::size_t bytes, std::size_t rows) {
-  if (bytes == 0 || rows == 0) return;
+  if (bytes == 0 || rows == 0 || stream.rehearses()) return;
   if ((to_pitch == bytes && from_pitch == bytes) || rows == 1)
     cuda_check(cudaMemcpyAsync(to, from, bytes * rows, cudaMemcpyDefault, stream.get()));
   else
@@ -223,7 +235,7 @@ void transfer(const CudaStream& stream, std::byte* to, std::size_t to_pitch, con
 
 void zero(const CudaStream& stream, std::byte* to, std::size_t pitch, std::size_t bytes,
           std::size_t rows) {
-  if (bytes == 0 || rows == 0) return;
+  if (bytes == 0 || rows == 0 || stream.rehearses()) return;
   if (pitch == bytes || rows == 1)
     cuda_check(cudaMemsetAsync(to, 0, bytes * rows, stream.get()));
   else

@@ -31,6 +31,9 @@ class CudaStream {
   const std::shared_ptr<Pool>& pool() const { return pool_; }
   /// Whether each op is waited for.
   bool waits() const { return waits_; }
+  /// Whether nothing is run: Stream::rehearsal().
+  bool rehearses() const { return rehearses_; }
+  int device() const { return device_; }
   void set_waits(bool on) { waits_ = on; }
   const cudaDeviceProp& properties() const { return properties_; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
@@ -61,6 +64,7 @@ class CudaStream {
 
   int device_;
   bool waits_;
+  bool rehearses_;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<Pool> pool_;

@@ -21,6 +21,10 @@ std::shared_ptr<CudaStream> open_cuda(int /*device*/, CudaMemory) {
   fail("device: this build has no CUDA; build it with cmake --preset cuda");
 }
 
+int device_of(const CudaStream&) {
+  return 0;
+}
+
 std::shared_ptr<Pool> pool_of(const CudaStream&) {
   return nullptr;
 }

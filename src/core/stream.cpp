@@ -4,9 +4,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <fstream>
+#include <limits>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -40,6 +46,46 @@ std::byte* take_from_machine(std::size_t bytes) {
 
 void give_to_machine(std::byte* block) {
   std::free(block);
+}
+
+/// Addresses, each once: of a processor's 47 bits, above what programs are given.
+std::byte* take_addresses(std::size_t bytes) {
+  static std::atomic<std::uintptr_t> next = std::uintptr_t{1} << 46;
+  const std::size_t rounded = (bytes / kHugePage + 1) * kHugePage;
+  return reinterpret_cast<std::byte*>(
+      next.fetch_add(rounded));  // NOLINT(performance-no-int-to-ptr)
+}
+
+void give_addresses(std::byte* /*block*/) {}
+
+/// The number after `key` in a file of the kernel's, or nothing.
+std::optional<std::size_t> number_in(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line.substr(0, key.size()) == key ? line.substr(key.size()) : "");
+    if (std::size_t number = 0; words >> number) return number;
+  }
+  return std::nullopt;
+}
+
+/// What the machine has for new work without swapping, and what the control groups above this
+/// process (version 2) let it take: Linux, proc(5), Documentation/admin-guide/cgroup-v2.rst.
+std::size_t free_memory_of_machine() {
+  constexpr std::size_t kUnknown = std::numeric_limits<std::size_t>::max();
+  std::size_t free = kUnknown;
+  if (const auto kib = number_in("/proc/meminfo", "MemAvailable:")) free = *kib << 10;
+  std::string line;
+  std::ifstream groups("/proc/self/cgroup");
+  while (std::getline(groups, line) && line.substr(0, 3) != "0::") line.clear();
+  std::string group = line.empty() ? "" : line.substr(3);
+  while (!group.empty()) {
+    const std::string folder = "/sys/fs/cgroup" + group;
+    const auto most = number_in(folder + "/memory.max", "");
+    const auto used = number_in(folder + "/memory.current", "");
+    if (most && used) free = std::min(free, *most > *used ? *most - *used : 0);
+    group.resize(group == "/" ? 0 : std::max<std::size_t>(group.rfind('/'), 1));
+  }
+  return free;
 }
 
 }  // namespace
@@ -119,6 +165,10 @@ Pool::Pool(const Source& source) : shelves_(std::make_unique<Shelves>()) {
   shelves_->source = source;
 }
 
+Pool::Source Pool::addresses() {
+  return {take_addresses, give_addresses, "addresses"};
+}
+
 Pool::~Pool() {
   shelves_->empty();
 }
@@ -176,8 +226,15 @@ std::string Stream::device() const {
   return cuda_ ? name_of(*cuda_) : name_of(tier());
 }
 
+Stream Stream::rehearsal() const {
+  Stream stream = cuda_ ? Stream(host_, device_of(*cuda_), CudaMemory::none) : Stream(host_);
+  if (!cuda_) stream.pool_ = std::make_shared<Pool>(Pool::addresses());
+  stream.rehearses_ = true;
+  return stream;
+}
+
 std::size_t Stream::free_memory() const {
-  return samba::free_memory(*cuda_);
+  return cuda_ ? samba::free_memory(*cuda_) : free_memory_of_machine();
 }
 
 void Stream::wait() const {
@@ -217,6 +274,7 @@ void Recording::run() {
 }
 
 void copy(const Stream& stream, View to, ConstView from) {
+  if (stream.rehearses()) return;
   if (stream.cuda() == nullptr) return copy(to, from);
   if (to.rows != from.rows || to.cols != from.cols)
     fail("copy: expected ", shape_of(to), ", found ", shape_of(from));
@@ -239,6 +297,7 @@ void copy(const Stream& stream, View to, ConstView from) {
 }
 
 void clear(const Stream& stream, View v) {
+  if (stream.rehearses()) return;
   if (stream.cuda() == nullptr) return fill(v, 0);
   const auto bytes = [&](Index count) {
     return static_cast<std::size_t>(count * size_of(v.dtype));
@@ -248,6 +307,7 @@ void clear(const Stream& stream, View v) {
 
 Matrix download(Stream& stream, ConstView from) {
   Matrix to(stream.host(), from.dtype, from.rows, from.cols);
+  if (stream.rehearses()) fill(to, 0);
   copy(stream, to, from);
   return to;
 }

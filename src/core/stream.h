@@ -49,6 +49,8 @@ class Pool {
   /// The machine's own memory, from 2 MiB on at a huge-page boundary.
   Pool();
   explicit Pool(const Source&);
+  /// Addresses that nothing lies behind.
+  static Source addresses();
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -87,9 +89,12 @@ class CpuStream {
 class CudaStream;
 class CudaRecording;
 
-/// Where the matrices of a GPU's stream lie. `host` is for tests: pinned memory of the machine,
-/// which kernels reach over the bus and programs as their own; the stream then waits for each op.
-enum class CudaMemory { device, host };
+/// Where the matrices of a GPU's stream lie.
+///   device  the GPU's memory
+///   host    for tests: pinned memory of the machine, which kernels reach over the bus and programs
+///           as their own; the stream then waits for each op
+///   none    nowhere: a rehearsal
+enum class CudaMemory { device, host, none };
 
 /// Where work is run: on the processor or, beside it, on a GPU. One thread at a time may use a
 /// stream.
@@ -107,9 +112,16 @@ class Stream {
   int threads() const { return host_.threads(); }
   /// Memory for the matrices of ops.
   const std::shared_ptr<Pool>& pool() const { return pool_; }
+  /// A stream of the same device that tells what work would take: ops are checked and not run,
+  /// matrices of ops have addresses and no memory, what is read from them is zero. Its pool holds
+  /// as many bytes as this stream's would, on the processor without what kernels take for
+  /// themselves.
+  Stream rehearsal() const;
+  bool rehearses() const { return rehearses_; }
   /// "avx512", "NVIDIA H200"
   std::string device() const;
-  /// Bytes that can still be taken; of a GPU alone.
+  /// Bytes of its device's memory that can still be taken; on the processor what the machine, and
+  /// the group of processes that this one belongs to, leave.
   std::size_t free_memory() const;
   /// Waits for everything that was queued.
   void wait() const;
@@ -124,6 +136,7 @@ class Stream {
   CpuStream host_;
   std::shared_ptr<CudaStream> cuda_;
   std::shared_ptr<Pool> pool_;
+  bool rehearses_ = false;
 };
 
 /// Copies between views of one shape in the machine's memory or in that of the stream's GPU, after
@@ -167,6 +180,7 @@ int cuda_devices();
 
 // What core/cuda_stream.cu or, in a build without CUDA, core/no_cuda.cpp defines.
 std::shared_ptr<CudaStream> open_cuda(int device, CudaMemory);
+int device_of(const CudaStream&);
 std::shared_ptr<Pool> pool_of(const CudaStream&);
 std::string name_of(const CudaStream&);
 std::size_t free_memory(const CudaStream&);

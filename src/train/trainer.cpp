@@ -50,6 +50,28 @@ void complete(TrainConfig& c, const ModelConfig& model) {
     fail("train: order: expected shuffled or paper, found \"", c.order, "\"");
 }
 
+TrainingMemory training_memory(const ModelConfig& config, const Stream& stream, DType dtype,
+                               const TrainConfig& train) {
+  Stream rehearsal = stream.rehearsal();
+  const auto held = [&] { return rehearsal.pool()->held(); };
+  Model model(config, rehearsal, dtype);
+  model.allocate(true);
+  model.set_recompute(train.recompute);
+  TrainingMemory memory{.model = held(), .optimizer = 0, .passes = 0};
+  Optimizer optimizer(model, train.optimizer);
+  memory.optimizer = held() - memory.model;
+  const Index n = train.micro_batch * train.length;
+  std::vector<Span> spans;
+  for (Index i = 0; i < train.micro_batch; ++i)
+    spans.push_back({i * train.length, train.length, 0, -1});
+  const Matrix tokens(rehearsal, DType::i32, n, 1), targets(rehearsal, DType::i32, n, 1);
+  Pass pass{rehearsal, batch_of(spans), nullptr, true};
+  model.loss_and_gradient(pass, tokens, targets, 1);
+  optimizer.step(0, 0, optimizer.gradient_norm(), 1);
+  memory.passes = held() - memory.model - memory.optimizer;
+  return memory;
+}
+
 Trainer::Trainer(Model& model, const TokenStream& data, const TrainConfig& config, std::int32_t eos)
     : model_(model), data_(data), config_(config), eos_(eos), optimizer_(model, config.optimizer) {
   model_.set_recompute(config_.recompute);

@@ -49,6 +49,18 @@ struct TrainConfig {
 /// where they stand for a default.
 void complete(TrainConfig&, const ModelConfig&);
 
+/// Bytes of the stream's device that a run holds in its memory of ops: weights, gradients, the
+/// optimizer's, and what a pass of micro_batch sequences makes, found by a rehearsal. config must
+/// be complete.
+struct TrainingMemory {
+  std::size_t model;  ///< weights and gradients
+  std::size_t optimizer;
+  std::size_t passes;
+
+  std::size_t all() const { return model + optimizer + passes; }
+};
+TrainingMemory training_memory(const ModelConfig&, const Stream&, DType, const TrainConfig&);
+
 /// AdamW on the mean next-token loss. A step is a pure function of the checkpoint before it and the
 /// data, so a resumed run repeats an unbroken one bit for bit.
 class Trainer {

@@ -373,6 +373,10 @@ TEST(Train, RefusesWhatNoRunCanHave) {
   refuse("--order", "random", "order: expected");
   refuse("--keep", "0", "keep: expected");
   refuse("--validate-sequences", "0", "validate");
+  place.refuse(1,
+               {"train", "mini.json", "--data", "data", "--out", "new", "--batch", "1048576",
+                "--length", "400"},
+               {"of memory are needed", "are free", "--micro-batch", "needs"});
 }
 
 TEST(Train, ARunIsNeverWrittenOver) {

@@ -90,6 +90,26 @@ TEST(Stream, RefusesATierThatTheMachineLacks) {
   EXPECT_THROW(Stream(1, Tier::avx512bf16), Error);
 }
 
+TEST(Stream, ARehearsalTakesNothingAndReadsZeros) {
+  Stream stream(2);
+  Stream rehearsal = stream.rehearsal();
+  EXPECT_EQ(rehearsal.device(), stream.device());
+  const Index rows = Index{1} << 30, cols = Index{1} << 10;  // 4 TiB
+  const Matrix large(rehearsal, DType::f32, rows, cols);
+  EXPECT_EQ(rehearsal.pool()->held(), static_cast<std::size_t>(large.bytes()));
+  EXPECT_EQ(stream.pool()->held(), 0);
+  clear(rehearsal, large);
+  copy(rehearsal, large, large);
+  const Matrix read = download(rehearsal, large.view().block(7, 2));
+  for (Index c = 0; c < cols; ++c) EXPECT_EQ(read.row<float>(1)[c], 0);
+}
+
+TEST(Stream, KnowsWhatMemoryTheMachineHasLeft) {
+  const std::size_t free = Stream(1).free_memory();
+  EXPECT_GT(free, std::size_t{64} << 20);
+  EXPECT_LT(free, std::size_t{1} << 50);
+}
+
 TEST(Tier, NamesGoBothWays) {
   for (const Tier tier : kTiers) EXPECT_EQ(tier_of(name_of(tier)), tier);
   try {

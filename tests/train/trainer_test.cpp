@@ -149,6 +149,35 @@ TEST_F(Training, ResettingAtDocumentsTrainsOnThemApart) {
   EXPECT_NEAR(reset, sum / (4 * kLength), 1e-12);
 }
 
+TEST_F(Training, ARehearsalTellsTheMemoryOfARun) {
+  // What the processor's kernels take for themselves serves every layer, so that it drops out of
+  // the difference that more layers make.
+  for (const bool recompute : {false, true}) {
+    TrainConfig c = config();
+    c.recompute = recompute;
+    std::size_t told = 0, held = 0;
+    for (const int times : {1, 3}) {
+      ModelConfig model = TinyRun::model_config();
+      const std::vector<Json> layers = model.layers;
+      for (int i = 1; i < times; ++i)
+        model.layers.insert(model.layers.end(), layers.begin(), layers.end());
+      TinyRun run(data_, c, DType::bf16, 1, best_tier(), model);
+      run.steps(2);
+      const std::size_t held_now = run.stream.pool()->held();
+      const TrainingMemory memory =
+          training_memory(model, run.stream, DType::bf16, run.trainer->config());
+      EXPECT_EQ(run.stream.pool()->held(), held_now) << "a rehearsal takes nothing";
+      EXPECT_LT(memory.all(), held_now);
+      EXPECT_GT(memory.passes, memory.model);
+      if (times > 1) {
+        EXPECT_EQ(memory.all() - told, held_now - held);
+      }
+      told = memory.all();
+      held = held_now;
+    }
+  }
+}
+
 TEST_F(Training, TheRateRisesThenFallsOverTokens) {
   TrainConfig c = config(1000);
   c.lr = 1;

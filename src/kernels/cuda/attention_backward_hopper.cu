@@ -670,8 +670,7 @@ void differentiate_heads(CudaStream& stream, const op::AttentionBackward& op,
                           sizeof(Statistics<width>) / sizeof(float));
   const Matrix parts(stream, DType::f32, heads * blocks, kQueries<width> * width);
   const Matrix turns(stream, DType::i32, 1, heads * blocks + 1);
-  cuda_check(cudaMemsetAsync(turns.row<std::int32_t>(0), 0, static_cast<std::size_t>(turns.bytes()),
-                             stream.get()));
+  clear(stream, turns);
   launch(stream, summarize<width>,
          dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(heads)), 256, 0, op,
          stream.resident(std::span<const Tile>(query_tiles)),

@@ -654,7 +654,7 @@ void attend_tiles(CudaStream& stream, const op::Attention& op, const Span* spans
     maps.value_ring = ring_map(op.value_state, op.v.cols, L::keys);
   }
   const Matrix next(stream, DType::i32, 1, 1);
-  cuda_check(cudaMemsetAsync(next.view().data, 0, sizeof(int), stream.get()));
+  clear(stream, next);
   const Piece* device_pieces = stream.resident(std::span<const Piece>(pieces));
   const auto blocks = static_cast<unsigned>(std::min<Index>(jobs, stream.multiprocessors()));
   launch(stream, attend<L>, blocks, L::threads, L::shared, op, device_pieces,

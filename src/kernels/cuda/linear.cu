@@ -289,9 +289,8 @@ void run_on(CudaStream& stream, const op::PackLinear& op) {
   const auto bytes = [&](Index count) {
     return static_cast<std::size_t>(count * size_of(op.w.dtype));
   };
-  cuda_check(cudaMemcpy2DAsync(op.panels.data, bytes(op.w.cols), op.w.data, bytes(op.w.stride),
-                               bytes(op.w.cols), static_cast<std::size_t>(op.w.rows),
-                               cudaMemcpyDefault, stream.get()));
+  transfer(stream, op.panels.data, bytes(op.w.cols), op.w.data, bytes(op.w.stride),
+           bytes(op.w.cols), static_cast<std::size_t>(op.w.rows));
 }
 
 void run_on(CudaStream& stream, const op::Linear& packed) {
