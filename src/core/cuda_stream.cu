@@ -159,6 +159,16 @@ std::string name_of(const CudaStream& stream) {
   return stream.properties().name;
 }
 
+std::string card_of(const CudaStream& stream) {
+  std::string text = name_of(stream) + ' ';
+  for (const char byte : stream.properties().uuid.bytes) {
+    const auto value = static_cast<unsigned char>(byte);
+    text += "0123456789abcdef"[value / 16];
+    text += "0123456789abcdef"[value % 16];
+  }
+  return text;
+}
+
 std::shared_ptr<Pool> pool_like(const CudaStream&) {
   return std::make_shared<Pool>(kGpuMemory);
 }

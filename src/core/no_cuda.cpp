@@ -33,6 +33,10 @@ std::string name_of(const CudaStream&) {
   return "";
 }
 
+std::string card_of(const CudaStream&) {
+  return "";
+}
+
 std::size_t free_memory(const CudaStream&) {
   return 0;
 }

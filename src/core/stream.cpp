@@ -226,6 +226,10 @@ std::string Stream::device() const {
   return cuda_ ? name_of(*cuda_) : name_of(tier());
 }
 
+std::string Stream::card() const {
+  return card_of(*cuda_);
+}
+
 Stream Stream::rehearsal() const {
   Stream stream = cuda_ ? Stream(host_, device_of(*cuda_), CudaMemory::none) : Stream(host_);
   if (!cuda_) stream.pool_ = std::make_shared<Pool>(Pool::addresses());

@@ -120,6 +120,8 @@ class Stream {
   bool rehearses() const { return rehearses_; }
   /// "avx512", "NVIDIA H200"
   std::string device() const;
+  /// Tells a GPU from all others: its name and number.
+  std::string card() const;
   /// Bytes of its device's memory that can still be taken; on the processor what the machine, and
   /// the group of processes that this one belongs to, leave.
   std::size_t free_memory() const;
@@ -128,6 +130,9 @@ class Stream {
   /// Whether each op is waited for, so that Profile sees how long it takes and not how long it
   /// takes to queue it. Always so on the processor.
   void wait_after_ops(bool on) const;
+  /// Whether each op of a GPU is compared with the processor's: run_compared in kernels/run.h.
+  void compare_ops(bool on) { compares_ops_ = on; }
+  bool compares_ops() const { return compares_ops_; }
   /// Whether its ops can be recorded: on a GPU, unless each op is waited for.
   bool records() const;
 
@@ -137,6 +142,7 @@ class Stream {
   std::shared_ptr<CudaStream> cuda_;
   std::shared_ptr<Pool> pool_;
   bool rehearses_ = false;
+  bool compares_ops_ = false;
 };
 
 /// Copies between views of one shape in the machine's memory or in that of the stream's GPU, after
@@ -183,6 +189,7 @@ std::shared_ptr<CudaStream> open_cuda(int device, CudaMemory);
 int device_of(const CudaStream&);
 std::shared_ptr<Pool> pool_of(const CudaStream&);
 std::string name_of(const CudaStream&);
+std::string card_of(const CudaStream&);
 std::size_t free_memory(const CudaStream&);
 void wait(const CudaStream&);
 void wait_after_ops(CudaStream&, bool on);

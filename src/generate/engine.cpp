@@ -62,8 +62,17 @@ void Engine::admit() {
   }
 }
 
-/// One token of every request that generates, then prompts in chunks up to the budget.
+/// One token of every request that generates, then prompts in chunks up to the budget. On a GPU
+/// they take turns, and each prompt by itself: products of many rows are a library's there, which
+/// may add in another order for another number of rows, and an answer must not depend on its
+/// company.
 void Engine::pack() {
+  const bool apart = model_.stream().cuda() != nullptr;
+  const auto generates = [](const auto& slot) { return slot && slot->last >= 0; };
+  const auto reads = [](const auto& slot) { return slot && slot->last < 0; };
+  const bool turn_of_prompt =
+      apart && !read_last_ && std::any_of(slots_.begin(), slots_.end(), reads);
+  read_last_ = turn_of_prompt;
   spans_.clear();
   tokens_.clear();
   rows_.clear();
@@ -75,10 +84,11 @@ void Engine::pack() {
     rows_.push_back(last ? first + count - 1 : -1);
     r.taken = count;
   };
-  for (std::size_t i = 0; i < slots_.size(); ++i)
-    if (slots_[i] && slots_[i]->last >= 0) add(i, &slots_[i]->last, 1, true);
+  for (std::size_t i = 0; i < slots_.size() && !turn_of_prompt; ++i)
+    if (generates(slots_[i])) add(i, &slots_[i]->last, 1, true);
   for (std::size_t i = 0; i < slots_.size(); ++i) {
-    if (!slots_[i] || slots_[i]->last >= 0) continue;
+    if (!reads(slots_[i])) continue;
+    if (apart && !spans_.empty()) break;
     const Index budget = options_.tokens_per_pass - static_cast<Index>(tokens_.size());
     if (budget < 1) break;
     const Running& r = *slots_[i];

@@ -75,6 +75,7 @@ class Engine {
   std::map<Index, Repeated> repeated_;  ///< by the number of spans
   std::deque<Request> waiting_;
   std::vector<std::optional<Running>> slots_;
+  bool read_last_ = false;  ///< the last pass read a prompt: on a GPU it is the others' turn
   // Of the pass under way.
   std::vector<Span> spans_;
   std::vector<std::int32_t> tokens_;

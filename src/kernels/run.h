@@ -1,9 +1,13 @@
 #pragma once
 
+#include <type_traits>
+
+#include "core/aggregate.h"
 #include "core/error.h"
 #include "core/matrix.h"
 #include "core/profile.h"
 #include "core/stream.h"
+#include "kernels/comparison.h"
 
 namespace samba {
 
@@ -31,6 +35,25 @@ void run(CpuStream& stream, const Op& op) {
   }
 }
 
+/// Runs an op by `run_on_device`, and from copies of what it reads and writes on the stream's
+/// processor, and compares what both have written: Comparison.
+template <class Op, class F>
+void run_compared(Stream& stream, const Op& op, const F& run_on_device) {
+  Comparison comparison(stream);
+  Op copy = op;
+  for_each_member(copy, [&](auto& member) {
+    using Member = std::remove_cvref_t<decltype(member)>;
+    if constexpr (std::is_same_v<Member, View> || std::is_same_v<Member, ConstView>)
+      member = comparison.copy_of(member);
+  });
+  run(stream.host(), copy);
+  run_on_device();
+  for_each_member(op, [&](const auto& member) {
+    if constexpr (std::is_same_v<decltype(member), const View&>)
+      comparison.expect_equal(Op::kName, op.dtype(), member);
+  });
+}
+
 /// The one door to every kernel: checks the shapes that the op promises, then calls it on the
 /// stream's device. On a GPU that queues it: `void run_on(CudaStream&, const Op&)`, declared beside
 /// each op, is in kernels/cuda. There f64 does not exist.
@@ -41,8 +64,12 @@ void run(Stream& stream, const Op& op) {
       op.check();
       if (op.dtype() == DType::f64) fail(Op::kName, ": f64 exists on the CPU only");
       const Profile range(Op::kName);
-      run_on(*stream.cuda(), op);
-      return finish(*stream.cuda(), Op::kName);
+      const auto run_on_device = [&] {
+        run_on(*stream.cuda(), op);
+        finish(*stream.cuda(), Op::kName);
+      };
+      if (stream.compares_ops()) return run_compared(stream, op, run_on_device);
+      return run_on_device();
     }
   }
   if (stream.rehearses()) return op.check();

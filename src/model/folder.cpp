@@ -7,6 +7,7 @@
 #include "core/files.h"
 #include "core/json.h"
 #include "model/llama2c.h"
+#include "model/self_test.h"
 
 namespace samba {
 namespace {
@@ -49,6 +50,7 @@ TensorFile ModelSource::tensors() const {
 
 std::unique_ptr<Model> load_model(const ModelSource& source, Stream& stream, DType dtype,
                                   bool training, std::uint64_t seed) {
+  self_test(source.layout.config, stream, dtype, training);
   auto model = std::make_unique<Model>(source.layout.config, stream, dtype);
   if (source.folder.empty()) {
     model->allocate(training);

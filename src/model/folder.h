@@ -25,7 +25,7 @@ struct ModelSource {
 ModelSource open_model(const std::string& name);
 
 /// Builds the model and reads its weights; `training` allocates gradients too. For a preset the
-/// weights are drawn from `seed`.
+/// weights are drawn from `seed`. A GPU's kernels are tested before: self_test.
 std::unique_ptr<Model> load_model(const ModelSource&, Stream&, DType, bool training,
                                   std::uint64_t seed = 0);
 

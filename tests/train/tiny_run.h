@@ -59,8 +59,9 @@ struct TinyRun {
 
   TinyRun(const std::string& data_folder, TrainConfig train, DType dtype = DType::f32,
           std::uint64_t seed = 1, Tier tier = best_tier(),
-          const ModelConfig& config = model_config())
-      : stream(2, tier), model(config, stream, dtype) {
+          const ModelConfig& config = model_config(), bool cuda = false)
+      : stream(cuda ? Stream(CpuStream(2, tier), 0) : Stream(2, tier)),
+        model(config, stream, dtype) {
     complete(train, config);
     model.allocate(true);
     initialise(model, seed);

@@ -178,6 +178,18 @@ TEST_F(Training, ARehearsalTellsTheMemoryOfARun) {
   }
 }
 
+TEST_F(Training, ARehearsalTellsTheMemoryOfAGpuToTheByte) {
+  if (cuda_devices() == 0) GTEST_SKIP() << "no NVIDIA GPU on this machine";
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    TinyRun run(data_, config(), dtype, 1, best_tier(), TinyRun::model_config(), true);
+    run.stream.pool()->clear();  // what drawing the weights took
+    run.steps(2);
+    const std::size_t held = run.stream.pool()->held();
+    EXPECT_EQ(training_memory(run.model.config(), run.stream, dtype, run.trainer->config()).all(),
+              held);
+  }
+}
+
 TEST_F(Training, TheRateRisesThenFallsOverTokens) {
   TrainConfig c = config(1000);
   c.lr = 1;
