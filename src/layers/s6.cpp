@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "kernels/causal_conv1d.h"
-#include "kernels/elementwise.h"
 #include "kernels/run.h"
 #include "kernels/selective_scan.h"
 
@@ -99,11 +98,9 @@ void S6::backward(Pass& pass, const Saved& s, const Inputs& in, ConstView dy,
                                         .h = s.h,
                                         .batch = pass.batch});
   dt_.backward(pass, p.r, ddt, dp.r);
-  // c reaches the loss through the scan and through r, B and C: both gradients meet in f32.
-  Matrix sum(stream, exact_of(dy.dtype), dy.rows, s_.width);
-  run(stream, op::Convert{.to = sum, .from = dc});
-  x_.backward(pass, s.c, drbc, sum, /*add=*/true);
-  run(stream, op::Convert{.to = dc, .from = sum});
+  // c reaches the loss through the scan and through r, B and C: the second gradient's sums begin
+  // with the first.
+  x_.backward(pass, s.c, drbc, dc, /*add=*/true);
   run(stream, op::CausalConv1dBackward{.dx = d.x,
                                        .dw = conv_w_.grad,
                                        .dbias = conv_bias_ ? conv_bias_->grad.view() : View{},
