@@ -51,12 +51,12 @@ struct Linear {
 struct LinearBackward {
   static constexpr const char* kName = "linear_backward";
 
-  View dx = {};         ///< [N, I]; dtype of dy, or f32
-  View dw = {};         ///< [O, I] f32 (f64 for f64)
-  View dbias = {};      ///< [1, O] f32 (f64 for f64)
-  ConstView dy;         ///< [N, O]
-  ConstView x = {};     ///< [N, I] of dy's dtype; needed for dw
-  ConstView w = {};     ///< [O, I] of dy's dtype, not packed; needed for dx
+  View dx = {};      ///< [N, I]; dtype of dy, or f32
+  View dw = {};      ///< [O, I] f32 (f64 for f64)
+  View dbias = {};   ///< [1, O] f32 (f64 for f64)
+  ConstView dy;      ///< [N, O]
+  ConstView x = {};  ///< [N, I] of dy's dtype; needed for dw
+  ConstView w = {};  ///< [O, I] of dy's dtype, not packed; needed for dx
   bool add_dx = false;
 
   DType dtype() const { return dy.dtype; }
