@@ -154,7 +154,6 @@ void add_optimizer(Stream& stream, Table& table) {
                       .beta2 = 0.95,
                       .eps = 1e-8,
                       .weight_decay = 0.1,
-                      .gradient_scale = 1,
                       .step = 3});
   const Matrix sum(stream, DType::f64, 1, 1);
   clear(stream, sum);

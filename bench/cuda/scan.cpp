@@ -14,6 +14,7 @@ constexpr Index kStates = 16;
 struct Operands {
   std::vector<Span> spans;
   Batch batch;
+  Index chunk = op::SelectiveScan::kChunk;
   Matrix u, dt, b, c, z, y, dt_bias, a_log, d, h, state, decay;
   Matrix du, ddt, db, dc, dz, ddt_bias, da_log, dd, w, bias, dw, dbias;
 
@@ -35,7 +36,8 @@ struct Operands {
       run(stream, op::PackDecay{.decay = decay, .a_log = a_log});
       return;
     }
-    h = Matrix(stream, DType::f32, op::SelectiveScan::chunks(batch), kStates * e);
+    chunk = op::SelectiveScan::chunk_on(stream);
+    h = Matrix(stream, DType::f32, op::SelectiveScan::chunks(batch, chunk), kStates * e);
     du = rows(e), ddt = rows(e), db = rows(kStates), dc = rows(kStates), dz = rows(e);
     ddt_bias = exact(1, e, 1), da_log = exact(e, kStates, 1), dd = exact(1, e, 1);
     dw = exact(e, kTaps, 1), dbias = exact(1, e, 1);
@@ -54,7 +56,8 @@ struct Operands {
             .d = d,
             .batch = batch,
             .state = state,
-            .h = trains ? h.view() : View{}};
+            .h = trains ? h.view() : View{},
+            .chunk = chunk};
   }
   op::SelectiveScanBackward scan_backward() const {
     return {.du = du,
@@ -75,7 +78,8 @@ struct Operands {
             .a_log = a_log,
             .d = d,
             .h = h,
-            .batch = batch};
+            .batch = batch,
+            .chunk = chunk};
   }
   op::CausalConv1d conv() const { return {.y = y, .x = u, .w = w, .bias = bias, .batch = batch}; }
   op::CausalConv1dBackward conv_backward() const {

@@ -45,6 +45,11 @@ Matrix::Matrix(const CudaStream& stream, DType dtype, Index rows, Index cols)
 Matrix::Matrix(const Stream& stream, DType dtype, Index rows, Index cols)
     : Matrix(stream.pool(), dtype, rows, cols) {}
 
+Matrix::Matrix(const Matrix& whole, Index first, Index rows, Index cols)
+    : view_(whole.view_.columns(first, rows * cols)) {
+  view_.rows = rows, view_.cols = view_.stride = cols;
+}
+
 Matrix::Matrix(Matrix&& other) noexcept
     : view_(std::exchange(other.view_, {})), pool_(std::move(other.pool_)) {}
 

@@ -82,6 +82,9 @@ class Matrix {
   Matrix(const CpuStream&, DType, Index rows, Index cols);
   Matrix(const CudaStream&, DType, Index rows, Index cols);
   Matrix(const Stream&, DType, Index rows, Index cols);
+  /// In the memory of another, a single row, from its element `first` on. That one must live longer
+  /// and keeps the memory.
+  Matrix(const Matrix& whole, Index first, Index rows, Index cols);
   Matrix(Matrix&& other) noexcept;
   Matrix& operator=(Matrix&& other) noexcept;
   ~Matrix();

@@ -10,6 +10,8 @@ void AdamW::check() const {
   expect_same_shape("adamw: v", v, w);
   expect_same_shape("adamw: gradient", gradient, w);
   if (!rounded.empty()) expect_shape("adamw: rounded", rounded, 1, w.cols, DType::bf16);
+  if (!sums.empty()) expect_shape("adamw: sums", sums, 1, sums.cols, DType::f64);
+  if (clip > 0 && sums.empty()) fail("adamw: expected sums to clip by, found nothing");
   if (step < 1) fail("adamw: step: expected 1 or more, found ", step);
 }
 

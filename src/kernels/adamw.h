@@ -5,10 +5,13 @@
 
 namespace samba::op {
 
-/// One step of AdamW over any block of parameters, with g = gradient_scale * gradient:
+/// One step of AdamW over any block of parameters, with g = scale * gradient:
 ///   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 ///   w = w - lr (weight_decay w + m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps))
 /// Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+///
+/// scale = min(1, clip / norm) for a norm of all gradients that only the device knows yet. Nothing
+/// changes where that is no number, so that nobody has to wait for it before the step is queued.
 struct AdamW {
   static constexpr const char* kName = "adamw";
 
@@ -22,8 +25,11 @@ struct AdamW {
   double beta2;
   double eps;
   double weight_decay;
-  double gradient_scale;  ///< clipping
-  Index step;             ///< counts from 1
+  /// [1, G] f64: the sum of the squares of all gradients, the norm's, and what else has to be
+  /// finite for the step to be taken; without it scale is 1.
+  ConstView sums = {};
+  double clip = 0;  ///< 0: scale is 1
+  Index step;       ///< counts from 1
 
   DType dtype() const { return w.dtype; }
   void check() const;

@@ -36,7 +36,7 @@ struct Linear {
   ConstView w;          ///< [O, I] of x's dtype; with `packed` what PackLinear wrote of it
   ConstView bias = {};  ///< [1, O] f32 (f64 for f64); may be left out, must be with `add`
   bool packed = false;  ///< w lies in panels
-  bool add = false;     ///< add to y instead of overwriting it; y must then be f32 or f64
+  bool add = false;     ///< add to y instead of overwriting it
 
   DType dtype() const { return x.dtype; }
   void check() const;
@@ -51,13 +51,13 @@ struct Linear {
 struct LinearBackward {
   static constexpr const char* kName = "linear_backward";
 
-  View dx = {};         ///< [N, I]; dtype of dy, or f32
-  View dw = {};         ///< [O, I] f32 (f64 for f64)
-  View dbias = {};      ///< [1, O] f32 (f64 for f64)
-  ConstView dy;         ///< [N, O]
-  ConstView x = {};     ///< [N, I] of dy's dtype; needed for dw
-  ConstView w = {};     ///< [O, I] of dy's dtype, not packed; needed for dx
-  bool add_dx = false;  ///< dx must then be f32 or f64
+  View dx = {};      ///< [N, I]; dtype of dy, or f32
+  View dw = {};      ///< [O, I] f32 (f64 for f64)
+  View dbias = {};   ///< [1, O] f32 (f64 for f64)
+  ConstView dy;      ///< [N, O]
+  ConstView x = {};  ///< [N, I] of dy's dtype; needed for dw
+  ConstView w = {};  ///< [O, I] of dy's dtype, not packed; needed for dx
+  bool add_dx = false;
 
   DType dtype() const { return dy.dtype; }
   void check() const;

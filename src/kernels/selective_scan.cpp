@@ -18,12 +18,23 @@ void expect_slots_within(const char* name, const Batch& batch, Index slots) {
       fail(name, ": expected slots below ", slots, ", found ", batch.spans[i].slot, " in span ", i);
 }
 
+void expect_chunk(const char* name, Index chunk) {
+  using Scan = SelectiveScan;
+  if (chunk < 1 || chunk > Scan::kChunk || chunk % Scan::kShortest != 0)
+    fail(name, ": chunk: expected a multiple of ", Scan::kShortest, " up to ", Scan::kChunk,
+         ", found ", chunk);
+}
+
 }  // namespace
 
 void PackDecay::check() const {
   if (a_log.dtype != DType::f64)
     expect_shape("pack_decay: a_log", a_log, a_log.rows, a_log.cols, DType::f32);
   expect_shape("pack_decay: decay", decay, a_log.cols, a_log.rows, a_log.dtype);
+}
+
+Index SelectiveScan::chunk_on(const Stream& stream) {
+  return stream.cuda() == nullptr ? kChunk : kShortest;
 }
 
 void SelectiveScan::check() const {
@@ -47,7 +58,9 @@ void SelectiveScan::check() const {
     expect_shape("selective_scan: state", state, state.rows, channels * states, exact);
     expect_slots_within("selective_scan: state", batch, state.rows);
   }
-  if (!h.empty()) expect_shape("selective_scan: h", h, chunks(batch), channels * states, exact);
+  expect_chunk("selective_scan", chunk);
+  if (!h.empty())
+    expect_shape("selective_scan: h", h, chunks(batch, chunk), channels * states, exact);
 }
 
 void SelectiveScanBackward::check() const {
@@ -63,8 +76,9 @@ void SelectiveScanBackward::check() const {
   expect_shape("selective_scan_backward: dt_bias", dt_bias, 1, channels, exact);
   expect_shape("selective_scan_backward: a_log", a_log, channels, states, exact);
   expect_shape("selective_scan_backward: d", d, 1, channels, exact);
-  expect_shape("selective_scan_backward: h", h, SelectiveScan::chunks(batch), channels * states,
-               exact);
+  expect_chunk("selective_scan_backward", chunk);
+  expect_shape("selective_scan_backward: h", h, SelectiveScan::chunks(batch, chunk),
+               channels * states, exact);
   expect_same_shape("selective_scan_backward: du", du, dy);
   expect_same_shape("selective_scan_backward: ddt", ddt, dy);
   expect_same_shape("selective_scan_backward: db", db, b);

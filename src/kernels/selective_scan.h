@@ -28,8 +28,10 @@ struct PackDecay {
 /// read and write neighbouring channels at once.
 struct SelectiveScan {
   static constexpr const char* kName = "selective_scan";
-  /// Backward keeps the state at the start of each chunk of so many tokens and recomputes inside.
+  /// Backward takes the state at the start of each chunk of so many tokens, at most, and recomputes
+  /// inside.
   static constexpr Index kChunk = 64;
+  static constexpr Index kShortest = 16;
 
   View y;                ///< [N, E] out
   ConstView u;           ///< [N, E]
@@ -44,14 +46,21 @@ struct SelectiveScan {
   Batch batch;
   View state = {};  ///< [slots, E * S] in and out, dtype of d; may be left out
   View h = {};  ///< [chunks(batch), E * S] out, like state: that before each chunk, for backward
+  Index chunk = kChunk;  ///< tokens of one; a multiple of kShortest
 
+  /// The chunk that is fastest there: a GPU rather reads more states than it makes again.
+  static Index chunk_on(const Stream&);
   /// Rows of h. Each span begins one, cut in chunks of which the last may be shorter, and some rows
   /// stay as they are.
-  static Index chunks(const Batch& batch) { return batch.tokens / kChunk + batch.count; }
+  static Index chunks(const Batch& batch, Index chunk = kChunk) {
+    return batch.tokens / chunk + batch.count;
+  }
   /// The row of h of the first chunk of span i; those of its others follow. Found without counting
   /// the chunks of the spans before it: rows of two spans never meet, since for a span of l tokens
-  /// from row f on, floor((f + l) / kChunk) + 1 >= floor(f / kChunk) + ceil(l / kChunk).
-  static constexpr Index chunk_row(const Span& span, Index i) { return span.first / kChunk + i; }
+  /// from row f on, floor((f + l) / chunk) + 1 >= floor(f / chunk) + ceil(l / chunk).
+  static constexpr Index chunk_row(const Span& span, Index i, Index chunk = kChunk) {
+    return span.first / chunk + i;
+  }
   DType dtype() const { return y.dtype; }
   void check() const;
 };
@@ -80,6 +89,7 @@ struct SelectiveScanBackward {
   ConstView d;
   ConstView h;  ///< [chunks(batch), E * S], of the forward op
   Batch batch;
+  Index chunk = SelectiveScan::kChunk;  ///< of the forward op
 
   DType dtype() const { return dy.dtype; }
   void check() const;

@@ -15,8 +15,8 @@ class Linear {
 
   /// x: [N, I], y: [N, O] out, of x's dtype or f32.
   void forward(Pass&, ConstView x, View y) const;
-  /// dx is overwritten, or added to with `add` (then f32 or f64); the gradients of weight and bias
-  /// are added to. Without x only dx is made, without dx only the others.
+  /// dx is overwritten, or added to with `add`; the gradients of weight and bias are added to.
+  /// Without x only dx is made, without dx only the others.
   void backward(Pass&, ConstView x, ConstView dy, View dx, bool add = false) const;
   double flops(Index tokens) const;
 

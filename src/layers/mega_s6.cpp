@@ -191,12 +191,8 @@ void MegaS6::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
   m_.backward(pass, s.m, dgates, dm);
   run(stream, op::SiluBackward{.dx = dm, .dy = dm, .x = s.s6.y});
   s6_.backward(pass, s.s6, {s.n, {}}, dm, {dn, {}});
-  // The norm's output has two readers, x two as well: their gradients meet in f32.
-  Matrix wide(stream, exact, n, width);
-  run(stream, op::Convert{.to = wide, .from = dn});
   run(stream, op::SiluBackward{.dx = dv, .dy = dv, .x = s.v_raw});
-  v_.backward(pass, s.n, dv, wide, /*add=*/true);
-  run(stream, op::Convert{.to = dn, .from = wide});
+  v_.backward(pass, s.n, dv, dn, /*add=*/true);
   run(stream, op::RmsNormBackward{.dx = sum,
                                   .dw = norm_w_.grad,
                                   .dy = dn,

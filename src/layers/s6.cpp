@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "kernels/causal_conv1d.h"
-#include "kernels/elementwise.h"
 #include "kernels/run.h"
 #include "kernels/selective_scan.h"
 
@@ -45,8 +44,9 @@ S6::Saved S6::forward(Pass& pass, const Inputs& in) const {
           .dt = matrix(s_.width),
           .y = matrix(s_.width),
           .h = Matrix()};
+  const Index chunk = op::SelectiveScan::chunk_on(stream);
   if (pass.training)
-    s.h = Matrix(stream, exact_of(in.x.dtype), op::SelectiveScan::chunks(pass.batch),
+    s.h = Matrix(stream, exact_of(in.x.dtype), op::SelectiveScan::chunks(pass.batch, chunk),
                  s_.width * s_.state);
   const Parts p = parts(s.rbc);
   run(stream, op::CausalConv1d{.y = s.c,
@@ -69,7 +69,8 @@ S6::Saved S6::forward(Pass& pass, const Inputs& in) const {
                                 .d = d_.value,
                                 .batch = pass.batch,
                                 .state = pass.state(scan_state_),
-                                .h = s.h});
+                                .h = s.h,
+                                .chunk = chunk});
   return s;
 }
 
@@ -97,13 +98,12 @@ void S6::backward(Pass& pass, const Saved& s, const Inputs& in, ConstView dy,
                                         .a_log = a_log_.value,
                                         .d = d_.value,
                                         .h = s.h,
-                                        .batch = pass.batch});
+                                        .batch = pass.batch,
+                                        .chunk = op::SelectiveScan::chunk_on(stream)});
   dt_.backward(pass, p.r, ddt, dp.r);
-  // c reaches the loss through the scan and through r, B and C: both gradients meet in f32.
-  Matrix sum(stream, exact_of(dy.dtype), dy.rows, s_.width);
-  run(stream, op::Convert{.to = sum, .from = dc});
-  x_.backward(pass, s.c, drbc, sum, /*add=*/true);
-  run(stream, op::Convert{.to = dc, .from = sum});
+  // c reaches the loss through the scan and through r, B and C: the second gradient's sums begin
+  // with the first.
+  x_.backward(pass, s.c, drbc, dc, /*add=*/true);
   run(stream, op::CausalConv1dBackward{.dx = d.x,
                                        .dw = conv_w_.grad,
                                        .dbias = conv_bias_ ? conv_bias_->grad.view() : View{},

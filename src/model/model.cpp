@@ -10,6 +10,7 @@
 #include "kernels/rms_norm.h"
 #include "kernels/run.h"
 #include "kernels/selective_scan.h"
+#include "kernels/sum.h"
 #include "layers/registry.h"
 
 namespace samba {
@@ -21,6 +22,10 @@ Index rows_at_a_time(const Stream& stream, Index rows, Index vocab) {
   const Index logits = stream.cuda() == nullptr ? Index{4} << 20 : Index{128} << 20;
   return std::clamp<Index>(logits / vocab, std::min<Index>(16, rows), rows);
 }
+
+/// Parameters begin at multiples of so many elements of a block: of a cache line and more in each
+/// type, so that each lies like a matrix of its own.
+constexpr Index kPlaces = 64;
 
 }  // namespace
 
@@ -48,11 +53,33 @@ Model::Model(ModelConfig config, Stream& stream, DType dtype)
 }
 
 void Model::allocate(bool training) {
-  for (Parameter& p : parameters_) {
-    p.value = Matrix(stream_, p.exact ? exact_of(dtype_) : dtype_, p.rows, p.cols);
-    if (training) p.grad = Matrix(stream_, exact_of(dtype_), p.rows, p.cols);
+  const DType exact = exact_of(dtype_);
+  if (!training) {
+    for (Parameter& p : parameters_)
+      p.value = Matrix(stream_, p.exact ? exact : dtype_, p.rows, p.cols);
+    return;
   }
-  if (training) zero_gradients();
+  Index counts[2] = {0, 0};
+  for (Parameter& p : parameters_) {
+    Index& count = counts[p.exact ? 1 : 0];
+    p.first = count;
+    count += (p.size() + kPlaces - 1) / kPlaces * kPlaces;
+  }
+  values_ = Matrix(stream_, dtype_, 1, counts[0]);
+  exact_values_ = Matrix(stream_, exact, 1, counts[1]);
+  gradients_ = Matrix(stream_, exact, 1, counts[0] + counts[1]);
+  clear(stream_, values_);
+  clear(stream_, exact_values_);
+  for (Parameter& p : parameters_) {
+    p.value = Matrix(p.exact ? exact_values_ : values_, p.first, p.rows, p.cols);
+    p.grad = Matrix(gradients_, (p.exact ? counts[0] : 0) + p.first, p.rows, p.cols);
+  }
+  zero_gradients();
+}
+
+Model::Block Model::block(bool exact) const {
+  const View values = exact ? exact_values_ : values_;
+  return {values, gradients_.view().columns(exact ? values_.cols() : 0, values.cols)};
 }
 
 void Model::pack() {
@@ -127,8 +154,8 @@ void Model::head(Pass& pass, ConstView x, View logits) {
       op::Linear{.y = logits, .x = x, .w = packed ? w.packed : w.value, .packed = packed});
 }
 
-double Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses, View dx,
-                        double scale) {
+void Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses, View sum, View dx,
+                      double scale) {
   const DType exact = exact_of(dtype_);
   const Index vocab = config_.vocab, n = x.rows, rows = rows_at_a_time(pass.stream, n, vocab);
   const bool training = !dx.empty();
@@ -156,26 +183,32 @@ double Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses,
                                         .x = x.block(first, count),
                                         .w = w.value});
   }
-  const Matrix all = download(pass.stream, each);
-  double sum = 0;
-  for (Index i = 0; i < n; ++i)
-    sum += exact == DType::f64 ? *all.row<double>(i) : static_cast<double>(*all.row<float>(i));
-  return sum;
+  run(pass.stream, op::Sum{.sum = sum, .x = each});
 }
 
 double Model::loss(Pass& pass, ConstView tokens, ConstView targets, View losses) {
   Matrix x(pass.stream, dtype_, pass.batch.tokens, config_.d_model);
   forward(pass, tokens, x);
-  return head_loss(pass, x, targets, losses, {}, 1);
+  const Matrix sum(pass.stream, DType::f64, 1, 1);
+  clear(pass.stream, sum);
+  head_loss(pass, x, targets, losses, sum, {}, 1);
+  return *download(pass.stream, sum).row<double>(0);
 }
 
 double Model::loss_and_gradient(Pass& pass, ConstView tokens, ConstView targets, double scale) {
+  const Matrix sum(pass.stream, DType::f64, 1, 1);
+  clear(pass.stream, sum);
+  loss_and_gradient(pass, tokens, targets, scale, sum);
+  return *download(pass.stream, sum).row<double>(0);
+}
+
+void Model::loss_and_gradient(Pass& pass, ConstView tokens, ConstView targets, double scale,
+                              View sum) {
   const Index n = pass.batch.tokens, d = config_.d_model;
   Matrix x(pass.stream, dtype_, n, d), dx(pass.stream, dtype_, n, d);
   forward(pass, tokens, x);
-  const double sum = head_loss(pass, x, targets, {}, dx, scale);
+  head_loss(pass, x, targets, {}, sum, dx, scale);
   backward(pass, tokens, dx);
-  return sum;
 }
 
 void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
@@ -218,7 +251,7 @@ void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
 }
 
 void Model::zero_gradients() {
-  for (Parameter& p : parameters_) clear(stream_, p.grad);
+  clear(stream_, gradients_);
 }
 
 Index Model::parameter_count() const {

@@ -18,8 +18,17 @@ class Model {
   /// can be asked about.
   Model(ModelConfig, Stream&, DType);
 
-  /// Allocates the weights (undefined until written), with `training` their gradients (zero).
+  /// Allocates the weights (undefined until written), with `training` in blocks and beside their
+  /// gradients (zero).
   void allocate(bool training);
+  /// What training goes over as a whole: a row of all parameters that are exact, or of all others,
+  /// in order, and the same of their gradients. Where one ends before the next begins are zeros.
+  struct Block {
+    View values, gradients;
+  };
+  Block block(bool exact) const;
+  /// The gradients of both blocks, as one row.
+  View gradients() const { return gradients_; }
   /// Rearranges the linear weights for inference and frees what is then no longer read. Backward
   /// and saving are over after that.
   void pack();
@@ -37,6 +46,8 @@ class Model {
   double loss(Pass&, ConstView tokens, ConstView targets, View losses = {});
   /// loss(), then adds scale * d loss / d parameter to every gradient. pass.training must be set.
   double loss_and_gradient(Pass&, ConstView tokens, ConstView targets, double scale);
+  /// The same for callers that do not wait for the loss: it is added to `sum`, [1, 1] f64.
+  void loss_and_gradient(Pass&, ConstView tokens, ConstView targets, double scale, View sum);
 
   /// With recompute a layer's activations are dropped after its forward and made again before its
   /// backward: memory for time.
@@ -84,14 +95,17 @@ class Model {
   /// Adds `add`, where given, to the stream and writes what a layer behind `norm` reads: without a
   /// norm the stream itself, rounded.
   void normalise(Pass&, const Parameter* norm, const Normed&, ConstView add);
-  /// Losses of all rows; with `dx` ([N, D]) also the gradients of head and hidden state.
-  double head_loss(Pass&, ConstView x, ConstView targets, View losses, View dx, double scale);
+  /// Losses of all rows, added to `sum`; with `dx` ([N, D]) also the gradients of head and hidden
+  /// state.
+  void head_loss(Pass&, ConstView x, ConstView targets, View losses, View sum, View dx,
+                 double scale);
   void backward(Pass&, ConstView tokens, ConstView dx);
   const Parameter& head_weight() const { return head_ != nullptr ? *head_ : *embedding_; }
 
   ModelConfig config_;
   Stream& stream_;
   DType dtype_;
+  Matrix values_, exact_values_, gradients_;  ///< [1, ...]; training only
   std::deque<Parameter> parameters_;
   std::vector<StateShape> state_shapes_;
   Parameter* embedding_ = nullptr;

@@ -1,7 +1,5 @@
 #include "train/optimizer.h"
 
-#include <cmath>
-
 #include "core/error.h"
 #include "kernels/adamw.h"
 #include "kernels/elementwise.h"
@@ -10,10 +8,7 @@
 namespace samba {
 namespace {
 
-/// All elements as one row; parameters are contiguous.
-View flat(View v) {
-  return {v.data, 1, v.rows * v.cols, v.rows * v.cols, v.dtype};
-}
+constexpr bool kKinds[] = {false, true};  // of blocks: exact?
 
 }  // namespace
 
@@ -22,52 +17,54 @@ Optimizer::Optimizer(Model& model, const Config& config) : model_(model), config
     fail("decay: expected matrices or all, found \"", config.decay, "\"");
   Stream& stream = model.stream();
   const DType exact = exact_of(model.dtype());
+  for (const bool is_exact : kKinds) {
+    const Model::Block of = model.block(is_exact);
+    const Index count = of.values.cols;
+    const bool copies = of.values.dtype != exact;
+    blocks_.push_back({.of = of,
+                       .master = copies ? Matrix(stream, exact, 1, count) : Matrix(),
+                       .m = Matrix(stream, exact, 1, count),
+                       .v = Matrix(stream, exact, 1, count),
+                       .decays = config.decay == "all" || !is_exact});
+    clear(stream, blocks_.back().m);
+    clear(stream, blocks_.back().v);
+    if (copies) run(stream, op::Convert{.to = blocks_.back().master, .from = of.values});
+  }
   for (Parameter& p : model.parameters()) {
-    Slot slot{&p, Matrix(), Matrix(stream, exact, p.rows, p.cols),
-              Matrix(stream, exact, p.rows, p.cols)};
-    clear(stream, slot.m);
-    clear(stream, slot.v);
-    if (p.value.dtype() != exact) {
-      slot.master = Matrix(stream, exact, p.rows, p.cols);
-      run(stream, op::Convert{.to = slot.master, .from = p.value});
-    }
-    slots_.push_back(std::move(slot));
+    const Block& block = blocks_[p.exact ? 1 : 0];
+    const auto part = [&](const Matrix& whole) {
+      return whole.empty() ? Matrix() : Matrix(whole, p.first, p.rows, p.cols);
+    };
+    slots_.push_back({&p, part(block.master), part(block.m), part(block.v)});
   }
 }
 
-double Optimizer::gradient_norm() const {
-  const Matrix sum(model_.stream(), DType::f64, 1, 1);
-  clear(model_.stream(), sum);
-  for (const Slot& slot : slots_)
-    run(model_.stream(), op::SumOfSquares{.sum = sum, .x = flat(slot.parameter->grad)});
-  return std::sqrt(*download(model_.stream(), sum).row<double>(0));
+void Optimizer::add_squares(View sum) const {
+  run(model_.stream(), op::SumOfSquares{.sum = sum, .x = model_.gradients()});
 }
 
-void Optimizer::step(double lr, double clip, double norm, Index step) {
-  const double scale = clip > 0 && norm > clip ? clip / norm : 1;
-  for (Slot& slot : slots_) {
-    const bool matrix = !slot.parameter->exact;
-    const bool decays = config_.decay == "all" || matrix;
+void Optimizer::step(double lr, double clip, ConstView sums, Index step) {
+  for (const Block& block : blocks_)
     run(model_.stream(),
-        op::AdamW{.w = flat(slot.weights()),
-                  .rounded = slot.master.empty() ? View{} : flat(slot.parameter->value),
-                  .m = flat(slot.m),
-                  .v = flat(slot.v),
-                  .gradient = flat(slot.parameter->grad),
+        op::AdamW{.w = block.master.empty() ? block.of.values : block.master.view(),
+                  .rounded = block.master.empty() ? View{} : block.of.values,
+                  .m = block.m,
+                  .v = block.v,
+                  .gradient = block.of.gradients,
                   .lr = lr,
                   .beta1 = config_.beta1,
                   .beta2 = config_.beta2,
                   .eps = config_.eps,
-                  .weight_decay = decays ? config_.weight_decay : 0,
-                  .gradient_scale = scale,
+                  .weight_decay = block.decays ? config_.weight_decay : 0,
+                  .sums = sums,
+                  .clip = clip,
                   .step = step});
-  }
 }
 
 void Optimizer::publish() {
-  for (Slot& slot : slots_)
-    if (!slot.master.empty())
-      run(model_.stream(), op::Convert{.to = slot.parameter->value, .from = slot.master});
+  for (const Block& block : blocks_)
+    if (!block.master.empty())
+      run(model_.stream(), op::Convert{.to = block.of.values, .from = block.master});
 }
 
 }  // namespace samba

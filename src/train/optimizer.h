@@ -28,7 +28,7 @@ class Optimizer {
     }
   };
 
-  /// What AdamW keeps of a parameter, in the order of the model's.
+  /// What AdamW keeps of a parameter, in the order of the model's. The matrices lie in blocks.
   struct Slot {
     Parameter* parameter;
     Matrix master;  ///< empty where the parameter's value is its own master
@@ -41,11 +41,12 @@ class Optimizer {
   /// The model is allocated for training and initialised; masters start from its values.
   Optimizer(Model&, const Config&);
 
-  /// The norm of all gradients together.
-  double gradient_norm() const;
+  /// Adds the squares of all gradients, their norm's, to `sum`: [1, 1] f64.
+  void add_squares(View sum) const;
   /// Updates every weight from its gradient, the gradients scaled to a norm of at most `clip` (0:
-  /// as they are). norm: gradient_norm(). step counts from 1.
-  void step(double lr, double clip, double norm, Index step);
+  /// as they are). sums: [1, G] f64, first what add_squares gave; where one of them is no finite
+  /// number nothing changes. step counts from 1.
+  void step(double lr, double clip, ConstView sums, Index step);
   /// After the masters were written from outside: rounds them into a bf16 model's values.
   void publish();
 
@@ -53,8 +54,17 @@ class Optimizer {
   const std::vector<Slot>& slots() const { return slots_; }
 
  private:
+  /// What it keeps of a block of the model's: [1, ...] each.
+  struct Block {
+    Model::Block of;
+    Matrix master;  ///< empty where the values are their own
+    Matrix m, v;
+    bool decays;
+  };
+
   Model& model_;
   Config config_;
+  std::vector<Block> blocks_;
   std::vector<Slot> slots_;
 };
 

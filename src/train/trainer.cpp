@@ -92,7 +92,7 @@ double Trainer::lr_after(Index steps) const {
   return s.at(static_cast<double>(steps * passes + passes - 1));
 }
 
-double Trainer::accumulate(Index first, Index count) {
+void Trainer::accumulate(Index first, Index count, View sum) {
   const Index length = config_.length, n = count * length;
   std::vector<std::int32_t> window(static_cast<std::size_t>(length + 1));
   Stream& stream = model_.stream();
@@ -115,23 +115,31 @@ double Trainer::accumulate(Index first, Index count) {
   }
   Pass pass{stream, batch_of(spans), nullptr, true};
   const double scale = 1 / static_cast<double>(config_.batch * length);
-  return model_.loss_and_gradient(pass, upload(stream, tokens), upload(stream, targets), scale);
+  model_.loss_and_gradient(pass, upload(stream, tokens), upload(stream, targets), scale, sum);
 }
 
 Trainer::Report Trainer::step() {
   Report report{0, 0, lr_after(steps_), config_.batch * config_.length, 0};
+  // The squares of the gradients, and the loss. A GPU's queue runs to the step's end without a word
+  // from here: whether the numbers are good is known there first.
+  Stream& stream = model_.stream();
+  const Matrix sums(stream, DType::f64, 1, 2);
+  const View squares = sums.view().columns(0, 1), loss = sums.view().columns(1, 1);
+  clear(stream, sums);
   model_.zero_gradients();
   flops_ = 0;
   for (Index first = 0; first < config_.batch; first += config_.micro_batch)
-    report.loss += accumulate(first, config_.micro_batch);
-  report.loss /= static_cast<double>(report.tokens);
+    accumulate(first, config_.micro_batch, loss);
+  optimizer_.add_squares(squares);
+  optimizer_.step(report.lr, config_.clip, sums, steps_ + 1);
+  const Matrix found = download(stream, sums);
+  report.loss = found.row<double>(0)[1] / static_cast<double>(report.tokens);
   report.flops = flops_;
-  report.gradient_norm = optimizer_.gradient_norm();
+  report.gradient_norm = std::sqrt(found.row<double>(0)[0]);
   if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm))
     fail("train: step ", steps_ + 1, ": loss ", report.loss, ", gradient norm ",
          report.gradient_norm, "; the first tensor that is not finite: ", first_bad_tensor());
   ++steps_;
-  optimizer_.step(report.lr, config_.clip, report.gradient_norm, steps_);
   return report;
 }
 

@@ -94,8 +94,8 @@ class Trainer {
   void restore(Index steps);
 
  private:
-  /// Reads sequences [first, first + count) of the current step; returns the loss' sum.
-  double accumulate(Index first, Index count);
+  /// Reads sequences [first, first + count) of the current step; their loss is added to `sum`.
+  void accumulate(Index first, Index count, View sum);
   /// "layers.3.norm.weight (weight)": the first tensor with a value that is not finite.
   std::string first_bad_tensor() const;
 

@@ -1,6 +1,8 @@
 #include "kernels/adamw.h"
 
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include "core/error.h"
 #include "kernels/run.h"
@@ -9,7 +11,14 @@
 namespace samba::test {
 namespace {
 
-class AdamW : public KernelTest {};
+class AdamW : public KernelTest {
+ protected:
+  View sums_of(const std::vector<double>& values) {
+    Host sums(1, static_cast<Index>(values.size()));
+    sums.values = values;
+    return upload(sums, DType::f64);
+  }
+};
 SAMBA_KERNEL_TEST(AdamW);
 
 constexpr double kRate = 0.02, kBeta1 = 0.9, kBeta2 = 0.95, kDecay = 0.1;
@@ -51,7 +60,8 @@ TEST_P(AdamW, FollowsTheDefinitionOverSeveralSteps) {
                               .beta2 = kBeta2,
                               .eps = kEps,
                               .weight_decay = kDecay,
-                              .gradient_scale = 0.5,
+                              .sums = sums_of({4, 7}),
+                              .clip = 1,
                               .step = step});
       step_by_definition(expected, gradient, 0.5, kEps, step);
     }
@@ -79,7 +89,6 @@ TEST_P(AdamW, DecaysWeightsWithoutGradientByTheRateAlone) {
                           .beta2 = kBeta2,
                           .eps = 1e-8,
                           .weight_decay = kDecay,
-                          .gradient_scale = 1,
                           .step = 1});
   Host expected = before;
   for (double& value : expected.values) value *= 1 - kRate * kDecay;
@@ -103,11 +112,65 @@ TEST_P(AdamW, GivesTheSameBitsOnAnyNumberOfThreads) {
                       .beta2 = kBeta2,
                       .eps = 1e-8,
                       .weight_decay = kDecay,
-                      .gradient_scale = 1,
                       .step = 3});
     return host(w);
   };
   expect_same(stepped(stream()), stepped(one));
+}
+
+TEST_P(AdamW, ScalesGradientsDownAndNeverUp) {
+  constexpr Index kCount = 70;
+  const Host gradient = random(1, kCount, exact(), 2);
+  const View w = zeros(1, kCount, exact()), v = zeros(1, kCount, exact());
+  const auto first_moment = [&](double squares, double clip) {
+    const View m = zeros(1, kCount, exact());
+    run(stream(), op::AdamW{.w = w,
+                            .m = m,
+                            .v = v,
+                            .gradient = upload(gradient, exact()),
+                            .lr = kRate,
+                            .beta1 = kBeta1,
+                            .beta2 = kBeta2,
+                            .eps = 1e-8,
+                            .weight_decay = kDecay,
+                            .sums = sums_of({squares}),
+                            .clip = clip,
+                            .step = 1});
+    return host(m);
+  };
+  Host expected = gradient;
+  for (double& value : expected.values) value *= 1 - kBeta1;
+  expect_close(first_moment(9, 0), expected, exact(), 2);
+  expect_close(first_moment(9, 3.5), expected, exact(), 2);
+  for (double& value : expected.values) value *= 0.25;
+  expect_close(first_moment(16, 1), expected, exact(), 2);
+}
+
+TEST_P(AdamW, TakesNoStepWhereASumIsNoNumber) {
+  constexpr Index kCount = 70;
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const Host start = random(1, kCount, exact(), 1);
+  const View gradient = upload(random(1, kCount, exact(), 2), exact());
+  for (const std::vector<double>& sums : {std::vector<double>{std::nan("")},
+                                          {kInfinity},
+                                          {1, kInfinity},
+                                          {1, -kInfinity},
+                                          {1, 2, std::nan("")}}) {
+    const View w = upload(start, exact()), m = upload(start, exact()), v = upload(start, exact());
+    run(stream(), op::AdamW{.w = w,
+                            .m = m,
+                            .v = v,
+                            .gradient = gradient,
+                            .lr = kRate,
+                            .beta1 = kBeta1,
+                            .beta2 = kBeta2,
+                            .eps = 1e-8,
+                            .weight_decay = kDecay,
+                            .sums = sums_of(sums),
+                            .clip = 1,
+                            .step = 1});
+    for (const View& view : {w, m, v}) expect_same(host(view), start);
+  }
 }
 
 TEST_P(AdamW, RefusesMomentsOfAnotherShapeAndStepZero) {
@@ -123,7 +186,6 @@ TEST_P(AdamW, RefusesMomentsOfAnotherShapeAndStepZero) {
                               .beta2 = 0,
                               .eps = 0,
                               .weight_decay = 0,
-                              .gradient_scale = 1,
                               .step = step});
     } catch (const Error& error) {
       return std::string(error.what());

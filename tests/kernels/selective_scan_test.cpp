@@ -279,19 +279,21 @@ TEST(SelectiveScanChunks, RowsOfTwoSpansNeverMeet) {
 }
 
 TEST_P(SelectiveScan, LeavesTheStateBeforeEachChunk) {
-  const Index length = 2 * kChunk + 1;
-  const Inputs in(length + 1, 17, 16, dtype());
-  const std::vector<Span> spans{{0, 1, 0}, {1, length, 0}};
-  const View y = empty(length + 1, 17), h = empty(4, 17 * 16, exact(), 5);
-  auto op = scan(in, batch_of(spans), y);
-  ASSERT_EQ(op::SelectiveScan::chunks(op.batch), 4);
-  op.h = h;
-  run(stream(), op);
-  for (const Index chunk : {0, 1}) expect_same(host(h.block(chunk, 1)), Host(1, 17 * 16));
-  for (const Index chunk : {2, 3}) {
-    Host expected;
-    in.expected({{0, 1, 0}, {1, (chunk - 1) * kChunk, 0}}, &expected);
-    expect_close(host(h.block(chunk, 1)), expected, exact(), length);
+  for (const Index tokens : {Index{16}, Index{48}, kChunk}) {
+    const Index length = 2 * tokens + 1;
+    const Inputs in(length + 1, 17, 16, dtype());
+    const std::vector<Span> spans{{0, 1, 0}, {1, length, 0}};
+    const View y = empty(length + 1, 17), h = empty(4, 17 * 16, exact(), 5);
+    auto op = scan(in, batch_of(spans), y);
+    ASSERT_EQ(op::SelectiveScan::chunks(op.batch, tokens), 4);
+    op.h = h, op.chunk = tokens;
+    run(stream(), op);
+    for (const Index chunk : {0, 1}) expect_same(host(h.block(chunk, 1)), Host(1, 17 * 16));
+    for (const Index chunk : {2, 3}) {
+      Host expected;
+      in.expected({{0, 1, 0}, {1, (chunk - 1) * tokens, 0}}, &expected);
+      expect_close(host(h.block(chunk, 1)), expected, exact(), length);
+    }
   }
 }
 
@@ -320,6 +322,11 @@ TEST_P(SelectiveScan, RefusesWhatDoesNotFit) {
   op.h = empty(2, 17 * 16, exact());
   EXPECT_THROW(run(stream(), op), Error);
   op.h = {};
+  for (const Index chunk : {0, 8, 128}) {
+    op.chunk = chunk;
+    EXPECT_THROW(run(stream(), op), Error);
+  }
+  op.chunk = kChunk;
   op.b = empty(4, 15);
   EXPECT_THROW(run(stream(), op), Error);
 }
@@ -332,14 +339,14 @@ struct Gradients {
 class SelectiveScanBackward : public SelectiveScan {
  protected:
   Gradients gradients(Stream& on, const Inputs& in, const std::vector<Span>& spans, DType type,
-                      Index gap = 1) {
+                      Index gap = 1, Index chunk = kChunk) {
     const DType exact_type = exact_of(type);
     const Index tokens = in.u.rows, channels = in.u.cols, states = in.b.cols;
     const bool gated = in.z.rows > 0;
     const Batch batch = batch_of(spans);
     const auto up = [&](const Host& x, DType t) { return upload(x, t, gap); };
     const View y = empty(tokens, channels, type);
-    const View h = empty(op::SelectiveScan::chunks(batch), channels * states, exact_type);
+    const View h = empty(op::SelectiveScan::chunks(batch, chunk), channels * states, exact_type);
     const op::SelectiveScan forward{.y = y,
                                     .u = up(in.u, type),
                                     .dt = up(in.dt, type),
@@ -350,7 +357,8 @@ class SelectiveScanBackward : public SelectiveScan {
                                     .a_log = up(in.a_log, exact_type),
                                     .d = up(in.d, exact_type),
                                     .batch = batch,
-                                    .h = h};
+                                    .h = h,
+                                    .chunk = chunk};
     run(on, forward);
     const op::SelectiveScanBackward backward{
         .du = empty(tokens, channels, type, 2 * gap),
@@ -371,7 +379,8 @@ class SelectiveScanBackward : public SelectiveScan {
         .a_log = forward.a_log,
         .d = forward.d,
         .h = h,
-        .batch = batch};
+        .batch = batch,
+        .chunk = chunk};
     run(on, backward);
     return {host(backward.du),
             host(backward.ddt),
@@ -454,6 +463,21 @@ TEST_P(SelectiveScanBackward, TwiceIsTheSame) {
             SCOPED_TRACE(name);
             expect_same(a, b);
           });
+}
+
+TEST_P(SelectiveScanBackward, ChunksChangeOnlyTheOrderOfSumsAlongTime) {
+  const Inputs in(2 * kChunk + 5, 200, 16, dtype());
+  const std::vector<Span> spans{{0, 5, 0}, {5, 2 * kChunk, 0}};
+  const Gradients longest = gradients(stream(), in, spans, dtype(), 8);
+  for (const Index chunk : {16, 32})
+    compare(gradients(stream(), in, spans, dtype(), 8, chunk), longest,
+            [&](const Host& a, const Host& b, const char* name) {
+              SCOPED_TRACE(name);
+              if (a.rows == in.u.rows)
+                expect_same(a, b);
+              else
+                expect_close(a, b, exact(), in.u.rows);
+            });
 }
 
 TEST_P(SelectiveScanBackward, ThreadsChangeOnlyTheOrderOfSums) {

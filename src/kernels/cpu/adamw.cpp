@@ -8,9 +8,21 @@
 namespace samba {
 namespace {
 
+/// What gradients are scaled by, or no number where a sum is none.
+double scale_of(const op::AdamW& op) {
+  double scale = 1;
+  for (Index i = 0; i < op.sums.cols; ++i) {
+    const double sum = op.sums.row<double>(0)[i];
+    if (!std::isfinite(sum)) return sum - sum;
+    const double norm = std::sqrt(sum);
+    if (i == 0 && op.clip > 0 && norm > op.clip) scale = op.clip / norm;
+  }
+  return scale;
+}
+
 /// Elements [first, last) of the step.
 template <class T>
-void adamw_range(const op::AdamW& op, Index first, Index last) {
+void adamw_range(const op::AdamW& op, double gradient_scale, Index first, Index last) {
   T* w = op.w.row<T>(0);
   T* m = op.m.row<T>(0);
   T* v = op.v.row<T>(0);
@@ -21,7 +33,7 @@ void adamw_range(const op::AdamW& op, Index first, Index last) {
   const T rate = static_cast<T>(op.lr / (1 - std::pow(op.beta1, steps)));
   const T correction2 = static_cast<T>(1 / (1 - std::pow(op.beta2, steps)));
   const T decay = static_cast<T>(op.lr * op.weight_decay);
-  const T scale = static_cast<T>(op.gradient_scale), eps = static_cast<T>(op.eps);
+  const T scale = static_cast<T>(gradient_scale), eps = static_cast<T>(op.eps);
 #pragma omp simd
   for (Index i = first; i < last; ++i) {
     const T g = scale * gradient[i];
@@ -53,12 +65,14 @@ double squares_of(const T* x, Index count) {
 template <Tier>
 void run_on(CpuStream& stream, const op::AdamW& op) {
   constexpr Index kBlock = 4096;  // rounding reads w back from the first-level cache
+  const double scale = scale_of(op);
+  if (std::isnan(scale)) return;
   visit_float(op.dtype(), [&]<class T>() {
     if constexpr (!std::is_same_v<T, Bf16>) {
       const Index count = op.w.cols, blocks = (count + kBlock - 1) / kBlock;
       parallel_rows(stream, blocks, kBlock, [&](Index first, Index last) {
         for (Index b = first; b < last; ++b)
-          adamw_range<T>(op, b * kBlock, std::min(count, (b + 1) * kBlock));
+          adamw_range<T>(op, scale, b * kBlock, std::min(count, (b + 1) * kBlock));
       });
     }
   });

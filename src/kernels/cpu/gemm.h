@@ -321,8 +321,10 @@ class Gemm {
     const bool biased = !product_.bias.empty();
     for_each_lane(sums, first, rows, p, panels, [&](Sum* to, Index r, Index c) {
       Lane start{};
-      if (product_.add)
+      if (product_.add && y.dtype == dtype_of<Sum>())
         start = Lane::load_first(y.row<Sum>(r) + c, y.cols - c);
+      else if (product_.add)
+        start = Lane::load_first(y.row<T>(r) + c, y.cols - c);
       else if (biased)
         start = Lane::load_first(product_.bias.template row<Sum>(0) + c, y.cols - c);
       start.store(to);
@@ -332,9 +334,11 @@ class Gemm {
   /// Asks memory for what begin_sums will read, while another tile is multiplied.
   void ask_for_sums(Index tile, Index p) const {
     if (tile == tiles_) return;
+    const View& y = product_.y;
+    const Index size = size_of(y.dtype);
     for (Index r = slab_ + first_row(tile); r < slab_ + first_row(tile + 1); ++r)
-      for (Index i = 0; i < kWidth<T>; i += 64 / static_cast<Index>(sizeof(Sum)))
-        __builtin_prefetch(product_.y.template row<Sum>(r) + p * kWidth<T> + i, 1, 2);
+      for (Index i = 0; i < kWidth<T> * size; i += 64)
+        __builtin_prefetch(y.data + (r * y.stride + p * kWidth<T>)*size + i, 1, 2);
   }
 
   void end_sums(Sum* sums, Index first, Index rows, Index p, Index panels) {

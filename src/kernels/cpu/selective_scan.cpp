@@ -9,7 +9,7 @@ namespace {
 // wide, and a block of tokens as short, as keeps what lies between the rows in the first cache.
 constexpr Index kWidest = 256;  // channels of a tile
 constexpr Index kBlock = 8;     // tokens
-static_assert(kChunk % kBlock == 0);
+static_assert(op::SelectiveScan::kShortest % kBlock == 0);
 constexpr Index kStatesInRegisters = 16;
 constexpr Index kStepChannels = 1024;  // of a task that moves one sequence by one token
 constexpr Index kGrainStates = 4096;   // of a task: handing one out costs as much as some hundred
@@ -161,9 +161,9 @@ void scan_tile(const op::SelectiveScan& op, Index first, Index last, Tile tile,
       load_state(state_of(span), channels, states, tile, s.h);
     else
       std::fill_n(s.h[0], states * kWidest, R{0});
-    Index chunk = op::SelectiveScan::chunk_row(span, i);
+    Index chunk = op::SelectiveScan::chunk_row(span, i, op.chunk);
     for (Index start = 0; start < span.length; start += kBlock) {
-      if (!op.h.empty() && start % kChunk == 0)
+      if (!op.h.empty() && start % op.chunk == 0)
         store_state(op.h.row<R>(chunk++), channels, states, tile, s.h);
       const Index row = span.first + start, length = std::min(kBlock, span.length - start);
       load_rows<T>(op.b, row, length, s.b);

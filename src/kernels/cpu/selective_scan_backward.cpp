@@ -261,11 +261,11 @@ void backward_tiles(const op::SelectiveScanBackward& op, Index part, Index first
     std::fill_n(shared.channels.row<R>(row) + first * kTile, (last - first) * kTile, R{0});
   for (Index i = 0; i < op.batch.count; ++i) {
     const Span& span = op.batch.spans[i];
-    const Index count = (span.length + kChunk - 1) / kChunk;
+    const Index count = (span.length + op.chunk - 1) / op.chunk;
     clear(shared.carry);
     for (Index k = count - 1; k >= 0; --k) {
-      const Chunk chunk{span.first + k * kChunk, std::min(kChunk, span.length - k * kChunk),
-                        op::SelectiveScan::chunk_row(span, i) + k};
+      const Chunk chunk{span.first + k * op.chunk, std::min(op.chunk, span.length - k * op.chunk),
+                        op::SelectiveScan::chunk_row(span, i, op.chunk) + k};
       load_rows<T>(op.b, chunk.first, chunk.length, s.b);
       load_rows<T>(op.c, chunk.first, chunk.length, s.c);
       std::fill_n(s.db, chunk.length * states * L::kCount, R{0});

@@ -15,7 +15,7 @@ struct Factors {
   float rate;         ///< lr / (1 - beta1^step)
   float correction2;  ///< 1 / (1 - beta2^step)
   float decay;        ///< lr weight_decay
-  float scale, eps;
+  float eps;
 };
 
 Factors factors_of(const op::AdamW& op) {
@@ -27,15 +27,25 @@ Factors factors_of(const op::AdamW& op) {
           .rate = static_cast<float>(op.lr / (1 - std::pow(op.beta1, steps))),
           .correction2 = static_cast<float>(1 / (1 - std::pow(op.beta2, steps))),
           .decay = static_cast<float>(op.lr * op.weight_decay),
-          .scale = static_cast<float>(op.gradient_scale),
           .eps = static_cast<float>(op.eps)};
 }
 
-/// A thread takes n neighbouring parameters.
+/// What gradients are scaled by; kNever where a sum is no number.
+constexpr float kNever = -1;
+__global__ void find_scale(const op::AdamW op, float* scale) {
+  const double* sums = op.sums.row<double>(0);
+  const double norm = sqrt(sums[0]);
+  *scale = op.clip > 0 && norm > op.clip ? static_cast<float>(op.clip / norm) : 1;
+  for (Index i = 0; i < op.sums.cols; ++i)
+    if (!isfinite(sums[i])) *scale = kNever;
+}
+
+/// A thread takes n neighbouring parameters. No `scale`: 1.
 template <int n>
-__global__ void adamw(const op::AdamW op, const Factors f) {
+__global__ void adamw(const op::AdamW op, const Factors f, const float* scale_found) {
   const Index first = (Index{blockIdx.x} * kThreads + threadIdx.x) * n;
-  if (first >= op.w.cols) return;
+  const float scale = scale_found == nullptr ? 1 : *scale_found;
+  if (first >= op.w.cols || scale == kNever) return;
   float w[n], m[n], v[n], gradient[n];
   load<n>(gradient, op.gradient.row<float>(0) + first);
   load<n>(m, op.m.row<float>(0) + first);
@@ -43,7 +53,7 @@ __global__ void adamw(const op::AdamW op, const Factors f) {
   load<n>(w, op.w.row<float>(0) + first);
 #pragma unroll
   for (int i = 0; i < n; ++i) {
-    const float g = f.scale * gradient[i];
+    const float g = scale * gradient[i];
     m[i] = f.beta1 * m[i] + f.rest1 * g;
     v[i] = f.beta2 * v[i] + f.rest2 * g * g;
     // w less a sum, not w times (1 - decay): that factor's rounding error is as large as a
@@ -94,15 +104,18 @@ void run_on(CudaStream& stream, const op::AdamW& op) {
     return static_cast<unsigned>(ceil_div(op.w.cols, Index{kThreads} * n));
   };
   const Factors factors = factors_of(op);
+  const Matrix scale = op.sums.empty() ? Matrix() : Matrix(stream, DType::f32, 1, 1);
+  float* found = scale.empty() ? nullptr : scale.row<float>(0);
+  if (found != nullptr) launch(stream, find_scale, 1, 1, 0, op, found);
   // One row: how far it is to a second does not matter.
   const auto one = [](auto view) {
     view.stride = view.cols;
     return view;
   };
   if (aligned(4, one(op.w), one(op.rounded), one(op.m), one(op.v), one(op.gradient)))
-    launch(stream, adamw<4>, blocks(4), kThreads, 0, op, factors);
+    launch(stream, adamw<4>, blocks(4), kThreads, 0, op, factors, found);
   else
-    launch(stream, adamw<1>, blocks(1), kThreads, 0, op, factors);
+    launch(stream, adamw<1>, blocks(1), kThreads, 0, op, factors, found);
 }
 
 void run_on(CudaStream& stream, const op::SumOfSquares& op) {

@@ -61,11 +61,14 @@ __device__ inline void move_states(const op::SelectiveScan& op, const Job& job, 
   place.load_decay(a, op.a_log, op.decay);
   const bool stateful = !op.state.empty() && span.slot >= 0;
   if (stateful && span.position > 0) place.load(h, op.state.row<float>(span.slot));
-  for (int start = 0; start < span.length; start += S::piece) {
+  const bool leaves = !op.h.empty();
+  const int chunk = static_cast<int>(op.chunk), length = static_cast<int>(span.length);
+  float* left =
+      leaves ? op.h.row<float>(op::SelectiveScan::chunk_row(span, index, chunk)) : nullptr;
+  int next_left = leaves ? 0 : length;  // the token before which the state is left
+  for (int start = 0; start < length; start += S::piece) {
     const int which = start / S::piece % 2;
     Buffer<S>& buffer = s.buffers[which];
-    if (!op.h.empty() && start % kChunk == 0)
-      place.store(op.h.row<float>(op::SelectiveScan::chunk_row(span, index) + start / kChunk), h);
     wait_for<S, kPrepared>(which);
     // A token's shares are read, and its decays on their way, before the sums of the one before
     // leave: reads may not overtake writes.
@@ -75,6 +78,10 @@ __device__ inline void move_states(const op::SelectiveScan& op, const Job& job, 
     find_decays<T, S>(decays, a, step);
 #pragma unroll
     for (int t = 0; t < S::piece; ++t) {
+      if (t % kShortest == 0 && start + t == next_left && next_left < length) {
+        place.store(left, h);
+        left += op.h.stride, next_left += chunk;
+      }
       const int next = t + 1 < S::piece ? t + 1 : t;
       const Step<S> next_step = buffer.steps.get(next, step_place);
       const Pack<S::states> next_b = buffer.rows.b(next, part), next_c = buffer.rows.c(next, part);

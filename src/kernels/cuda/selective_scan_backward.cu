@@ -3,8 +3,9 @@
 
 // Gradients go back in time and need the states, of which forward has left that before each chunk.
 // States cannot be run backwards, and keeping all of a chunk's takes more room than there is: they
-// are found again in three steps, from the chunk's start to that of each piece, from there to that
-// of each stretch, and the decays and states of a stretch stay in registers.
+// are found again in up to three steps, from the chunk's start to that of each piece (where a chunk
+// is more than one), from there to that of each stretch, and the decays and states of a stretch
+// stay in registers.
 
 namespace samba {
 namespace {
@@ -108,12 +109,11 @@ class Backward {
 
   __device__ void span(const Span& span, Index index) {
     clear(dh);
-    const Index first_row = op::SelectiveScan::chunk_row(span, index);
-    for (Index k = (span.length - 1) / kChunk; k >= 0; --k) {
-      const Index left = span.length - k * kChunk;
-      chunk(static_cast<int>(span.first + k * kChunk),
-            static_cast<int>(left < kChunk ? left : kChunk), op.h.row<float>(first_row + k));
-    }
+    const int first = static_cast<int>(span.first), length = static_cast<int>(span.length);
+    const int tokens = static_cast<int>(op.chunk), last = (length - 1) / tokens;
+    const float* start = op.h.row<float>(op::SelectiveScan::chunk_row(span, index, tokens) + last);
+    for (int t = last * tokens; t >= 0; t -= tokens, start -= op.h.stride)
+      chunk(first + t, min(length - t, tokens), start);
   }
 
   /// Leaves what the block's spans add to the gradients of parameters.
@@ -484,8 +484,9 @@ void backward_all(CudaStream& stream, const op::SelectiveScanBackward& op) {
   const Index channels = op.dy.cols, tokens = op.dy.rows, states = op.a_log.cols;
   const Index tiles = ceil_div(channels, Index{S::tile});
   const Index ranges = op.batch.count < kMostRanges ? op.batch.count : kMostRanges;
-  const Index pieces = (kChunk / S::piece - 1) * Index{sizeof(Kept<S>) / sizeof(float)};
-  const Matrix between(stream, DType::f32, tiles * ranges, pieces);
+  const Index pieces = ceil_div(op.chunk, Index{S::piece}) - 1;
+  const Index kept = pieces * Index{sizeof(Kept<S>) / sizeof(float)};
+  const Matrix between = pieces > 0 ? Matrix(stream, DType::f32, tiles * ranges, kept) : Matrix();
   const Matrix rows(stream, DType::f32, tiles * tokens, 2 * kGroup);
   const Matrix parameters(stream, DType::f32, ranges, kParameterRows * channels);
   const Matrix sums = states > kGroup ? Matrix(stream, DType::f32, tokens, 3 * channels) : Matrix();

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kLanes = 32;
 constexpr int kGroup = 16;  // states of a channel in a block; a model with more takes several turns
-constexpr int kChunk = static_cast<int>(op::SelectiveScan::kChunk);
+constexpr int kShortest = static_cast<int>(op::SelectiveScan::kShortest);
 
 /// How a block is cut: a thread holds `states` states of `wide` neighbouring channels.
 template <int wide_, int states_, int piece_>
@@ -31,7 +31,8 @@ struct Shape {
       tile * piece / threads;  ///< channels of a token that a thread prepares
   static constexpr int runs = tile / run;
   static constexpr int blocks = 3;  ///< that registers leave room for in a multiprocessor
-  static_assert(kChunk % piece == 0 && piece % parts == 0 && run % wide == 0 && run * 2 % 4 == 0);
+  static_assert(piece % kShortest == 0 && piece % parts == 0 && run % wide == 0 &&
+                run * 2 % 4 == 0);
 };
 
 /// States n0 .. n0 + count - 1 of a model that may have more of them than a block holds.
