@@ -97,15 +97,15 @@ void Attention::rotate(Pass& pass, View qkv, bool inverse) const {
                             .batch = pass.batch});
 }
 
-void Attention::forward(Pass& pass, ConstView x, View y) {
+void Attention::forward(Pass& pass, const Input& x, const Output& y) {
   const Index heads = heads_.heads, width = heads_.width;
-  Saved s{Matrix(), Matrix(pass.stream, x.dtype, x.rows, (heads + 2 * heads_.kv_heads) * width),
-          Matrix(pass.stream, x.dtype, x.rows, heads * width), Matrix()};
-  if (pass.training) s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows, heads);
+  Saved s{Matrix(), Matrix(pass.stream, x.dtype, x.rows(), (heads + 2 * heads_.kv_heads) * width),
+          Matrix(pass.stream, x.dtype, x.rows(), heads * width), Matrix()};
+  if (pass.training) s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows(), heads);
   if (conv_w_ == nullptr) {
     qkv_.forward(pass, x, s.qkv);
   } else {
-    s.raw = Matrix(pass.stream, x.dtype, x.rows, s.qkv.cols());
+    s.raw = Matrix(pass.stream, x.dtype, x.rows(), s.qkv.cols());
     qkv_.forward(pass, x, s.raw);
     run(pass.stream, op::CausalConv1d{.y = s.qkv,
                                       .x = s.raw,
@@ -117,9 +117,9 @@ void Attention::forward(Pass& pass, ConstView x, View y) {
   Matrix raw;
   if (group_ > 0) {
     if (pass.training) fail("attention: Self-Extend is for inference only; found a training pass");
-    raw = Matrix(pass.stream, x.dtype, x.rows, s.qkv.cols());
+    raw = Matrix(pass.stream, x.dtype, x.rows(), s.qkv.cols());
     copy(pass.stream, raw, s.qkv);
-    s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows, heads);
+    s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows(), heads);
   }
   rotate(pass, s.qkv, false);
   run(pass.stream, op::Attention{.y = s.a,

@@ -56,7 +56,7 @@ class Attention final : public Layer {
   };
 
   Attention(const Config&, Index d_model, Plan);
-  void forward(Pass&, ConstView x, View y) override;
+  void forward(Pass&, const Input& x, const Output& y) override;
   void backward(Pass&, ConstView x, ConstView dy, View dx) override;
   void drop() override { saved_ = {}; }
   double flops(Index position, Index length) const override;

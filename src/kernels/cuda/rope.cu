@@ -59,6 +59,8 @@ template <class T, int n>
 __global__ void __launch_bounds__(kThreads)
     rope(const __grid_constant__ op::Rope op, const __grid_constant__ Frequencies frequencies,
          const Part part) {
+  let_next_begin();
+  wait_for_previous();
   const auto [row, pair] = place_of<n>(Index{blockIdx.x} * kThreads + threadIdx.x, part.count);
   if (row >= op.x.rows) return;
   const Span& span = op.batch.spans[span_of(op.batch, row)];
@@ -113,7 +115,8 @@ void run_on(CudaStream& stream, const op::Rope& given) {
       part.heads = std::clamp<Index>(op.heads * runs / wanted, 1, op.heads);
       const dim3 grid(static_cast<unsigned>(ceil_div(runs, Index{kThreads})),
                       static_cast<unsigned>(ceil_div(op.heads, part.heads)));
-      launch(stream, whole ? rope<T, n> : rope<T, 1>, grid, kThreads, 0, op, frequencies, part);
+      launch_early(stream, whole ? rope<T, n> : rope<T, 1>, grid, kThreads, 0, op, frequencies,
+                   part);
     }
   });
 }
