@@ -1,5 +1,7 @@
 #include "kernels/linear.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace samba::op {
@@ -36,6 +38,13 @@ void Linear::check() const {
     expect_sums("linear: y", y, x.rows, y.cols, type);
   expect_exact("linear: y", y, add);
   if (gated && add) fail("linear: expected either a gate or something to add to, found both");
+  if (!rope.x.empty()) {
+    rope.check();
+    expect_shape("linear: rope", rope.x, y.rows, std::min(rope.x.cols, y.cols), y.dtype);
+    if (rope.x.data != y.data || rope.x.stride != y.stride)
+      fail("linear: rope: expected the first columns of y, found others");
+    if (gated || add) fail("linear: expected a rope alone, found a gate or something to add to");
+  }
   if (!bias.empty()) {
     expect_shape("linear: bias", bias, 1, outputs(), exact);
     if (add) fail("linear: expected either a bias or something to add to, found both");

@@ -2,6 +2,7 @@
 
 #include "core/matrix.h"
 #include "core/stream.h"
+#include "kernels/rope.h"
 
 namespace samba::op {
 
@@ -25,7 +26,7 @@ struct PackLinear {
 /// y = x wᵀ + bias, or y += x wᵀ. With a norm the rows of x are those of the residual stream, and
 /// are multiplied as op::RmsNorm leaves them, rounded to w's type. `gated`, w and bias hold those
 /// of gates and behind them as many others, and y is what op::SwiGlu makes of both, rounded to w's
-/// type.
+/// type. A rope rotates columns of y.
 ///
 /// Every element of y is one sum over the inputs in ascending order, kept in f32 (f64 for f64) and
 /// rounded once, whatever N is, however the weight lies and however many threads work: a row's bits
@@ -43,6 +44,7 @@ struct Linear {
   bool gated = false;   ///< not with `add`
   ConstView norm = {};  ///< [1, I] f32 (f64 for f64), op::RmsNorm's w; may be left out
   double eps = 0;       ///< op::RmsNorm's
+  Rope rope = {};       ///< run on y's first columns, its x, in the end; without x: not
 
   DType dtype() const { return w.dtype; }
   Index outputs() const { return gated ? 2 * y.cols : y.cols; }  ///< O

@@ -87,14 +87,14 @@ double Attention::scale() const {
   return 1 / std::sqrt(static_cast<double>(heads_.width));
 }
 
-void Attention::rotate(Pass& pass, View qkv, bool inverse) const {
-  if (!rope_) return;
+op::Rope Attention::rotation(Pass& pass, View qkv, bool inverse) const {
+  if (!rope_) return {};
   const Index heads = heads_.heads + heads_.kv_heads;
-  run(pass.stream, op::Rope{.x = qkv.columns(0, heads * heads_.width),
-                            .heads = heads,
-                            .base = rope_base_,
-                            .inverse = inverse,
-                            .batch = pass.batch});
+  return {.x = qkv.columns(0, heads * heads_.width),
+          .heads = heads,
+          .base = rope_base_,
+          .inverse = inverse,
+          .batch = pass.batch};
 }
 
 void Attention::forward(Pass& pass, const Input& x, const Output& y) {
@@ -102,8 +102,11 @@ void Attention::forward(Pass& pass, const Input& x, const Output& y) {
   Saved s{Matrix(), Matrix(pass.stream, x.dtype, x.rows(), (heads + 2 * heads_.kv_heads) * width),
           Matrix(pass.stream, x.dtype, x.rows(), heads * width), Matrix()};
   if (pass.training) s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows(), heads);
+  // Self-Extend wants them as they are, too, and a convolution comes first.
+  const op::Rope rope = rotation(pass, s.qkv, /*inverse=*/false);
+  const bool later = conv_w_ != nullptr || group_ > 0;
   if (conv_w_ == nullptr) {
-    qkv_.forward(pass, x, s.qkv);
+    qkv_.forward(pass, x, s.qkv, {.rope = later ? op::Rope{} : rope});
   } else {
     s.raw = Matrix(pass.stream, x.dtype, x.rows(), s.qkv.cols());
     qkv_.forward(pass, x, s.raw);
@@ -121,7 +124,7 @@ void Attention::forward(Pass& pass, const Input& x, const Output& y) {
     copy(pass.stream, raw, s.qkv);
     s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows(), heads);
   }
-  rotate(pass, s.qkv, false);
+  if (later && rope_) run(pass.stream, rope);
   run(pass.stream, op::Attention{.y = s.a,
                                  .lse = s.lse,
                                  .q = p.q,
@@ -208,7 +211,7 @@ void Attention::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
                                          .window = window_,
                                          .scale = scale(),
                                          .batch = pass.batch});
-  rotate(pass, dqkv, true);
+  if (rope_) run(pass.stream, rotation(pass, dqkv, /*inverse=*/true));
   if (conv_w_ == nullptr) return qkv_.backward(pass, x, dqkv, dx);
   Matrix draw(pass.stream, x.dtype, x.rows, dqkv.cols());
   run(pass.stream, op::CausalConv1dBackward{.dx = draw,

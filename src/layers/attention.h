@@ -75,8 +75,8 @@ class Attention final : public Layer {
   };
   /// The columns of a [N, (H + 2G) K] matrix.
   Parts parts(View qkv) const;
-  /// Rotates the queries and keys of a [N, (H + 2G) K] matrix.
-  void rotate(Pass&, View qkv, bool inverse) const;
+  /// The rotation of the queries and keys of a [N, (H + 2G) K] matrix; of nothing without rope.
+  op::Rope rotation(Pass&, View qkv, bool inverse) const;
   double scale() const;
   /// What Self-Extend's distant keys add to a, where `raw` holds queries, keys and values that are
   /// not rotated; lse is that of the near keys.

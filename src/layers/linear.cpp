@@ -12,7 +12,7 @@ Linear::Linear(Plan plan, std::string_view name, Index inputs, Index outputs, In
       bias_(bias ? &plan.exact(std::string(name) + ".bias", 1, outputs, {Init::Kind::zeros})
                  : nullptr) {}
 
-void Linear::forward(Pass& pass, const Input& x, const Output& y, bool gated) const {
+void Linear::forward(Pass& pass, const Input& x, const Output& y, const Then& then) const {
   const bool packed = !weight_.packed.empty();
   // A product begins with a bias or with what it adds to.
   if (y.add && bias_ != nullptr) {
@@ -26,9 +26,10 @@ void Linear::forward(Pass& pass, const Input& x, const Output& y, bool gated) co
                               .bias = bias_ != nullptr ? bias_->value.view() : View{},
                               .packed = packed,
                               .add = y.add,
-                              .gated = gated,
+                              .gated = then.gated,
                               .norm = x.norm,
-                              .eps = x.eps});
+                              .eps = x.eps,
+                              .rope = then.rope});
 }
 
 void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) const {

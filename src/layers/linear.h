@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/rope.h"
 #include "layers/layer.h"
 
 namespace samba {
@@ -13,9 +14,13 @@ class Linear {
   Linear(Plan plan, std::string_view name, Index inputs, Index outputs, Init init,
          bool bias = false);
 
-  /// x: [N, I], y: [N, O], of the model's dtype or f32. `gated`, W holds gates and as many others,
-  /// and y [N, O / 2] is what op::SwiGlu makes of them.
-  void forward(Pass&, const Input& x, const Output& y, bool gated = false) const;
+  /// What becomes of its sums, as in op::Linear.
+  struct Then {
+    bool gated = false;  ///< W holds gates and as many others: y is [N, O / 2]
+    op::Rope rope = {};  ///< of the first columns of y
+  };
+  /// x: [N, I], y: [N, O], of the model's dtype or f32.
+  void forward(Pass&, const Input& x, const Output& y, const Then& = {false, {}}) const;
   /// dx is overwritten, or added to with `add` (then f32 or f64); the gradients of weight and bias
   /// are added to. Without x only dx is made, without dx only the others.
   void backward(Pass&, ConstView x, ConstView dy, View dx, bool add = false) const;

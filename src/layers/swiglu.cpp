@@ -22,7 +22,7 @@ SwiGlu::SwiGlu(const Config& config, Index d_model, Plan plan)
 void SwiGlu::forward(Pass& pass, const Input& x, const Output& y) {
   const Matrix hidden(pass.stream, x.dtype, x.rows(), width_);
   if (!pass.training) {
-    gate_up_.forward(pass, x, hidden, /*gated=*/true);
+    gate_up_.forward(pass, x, hidden, {.gated = true});
     return down_.forward(pass, hidden, y);
   }
   Matrix gate_up(pass.stream, x.dtype, x.rows(), 2 * width_);

@@ -194,6 +194,54 @@ TEST_P(Linear, GatesWhatItHasMultiplied) {
   }
 }
 
+TEST_P(Linear, RotatesWhatItHasMultiplied) {
+  struct Case {
+    Index rows, inputs, outputs, heads, width;
+  };
+  for (const auto& [rows, inputs, outputs, heads, width] :
+       {Case{1, 72, 100, 2, 32}, Case{3, 64, 96, 6, 16}, Case{5, 136, 200, 2, 64},
+        Case{9, 65, 40, 2, 20}, Case{20, 40, 80, 5, 16}, Case{140, 64, 64, 1, 64},
+        Case{2, 32, 272, 1, 272}}) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs, ", heads of ", width));
+    const Host x = random(rows, inputs, exact(), 1), w = random(outputs, inputs, dtype(), 2);
+    const View residual = upload(x, exact()), weight = upload(w);
+    const View norm = upload(random(1, inputs, exact(), 3), exact());
+    const View bias = upload(random(1, outputs, exact(), 4), exact());
+    std::vector<Span> spans{{0, 1, 1000, 1}};
+    if (rows > 1) spans.push_back({1, rows - 1, 77, 0});
+    const Batch batch = batch_of(spans);
+    const auto rope = [&](View y) {
+      return op::Rope{
+          .x = y.columns(0, heads * width), .heads = heads, .base = 10000, .batch = batch};
+    };
+    const auto product = [&](View y, const op::Rope& then) {
+      run(stream(), op::Linear{.y = y,
+                               .x = residual,
+                               .w = weight,
+                               .bias = bias,
+                               .norm = norm,
+                               .eps = kEps,
+                               .rope = then});
+    };
+    const View apart = empty(rows, outputs), one = empty(rows, outputs, dtype(), 8);
+    product(apart, {});
+    const Host raw = host(apart);
+    run(stream(), rope(apart));
+    product(one, rope(one));
+    expect_same(host(one), host(apart));
+    Host expected = raw;
+    for (const Span& span : spans) {
+      Host part(span.length, heads * width);
+      for (Index r = 0; r < part.rows; ++r)
+        for (Index c = 0; c < part.cols; ++c) part(r, c) = raw(span.first + r, c);
+      part = reference::rope(part, heads, 10000, span.position);
+      for (Index r = 0; r < part.rows; ++r)
+        for (Index c = 0; c < part.cols; ++c) expected(span.first + r, c) = part(r, c);
+    }
+    expect_close(host(one), expected, dtype(), 2);
+  }
+}
+
 // Sizes that a GPU shares out among more and fewer warps.
 TEST_P(Linear, GivesARowOfTheStreamTheSameBitsInAnyCompany) {
   constexpr Index kMost = 70;
@@ -365,6 +413,18 @@ TEST(LinearCheck, RefusesWhatItCannotMultiply) {
   EXPECT_THROW(gate(hidden, x, norm, false), Error);
   EXPECT_THROW(gate(hidden, residual, {}, false), Error);
   EXPECT_THROW(gate(hidden, residual, residual, false), Error);
+  const std::vector<Span> spans{{0, 2, 0}};
+  const auto rotate = [&](View to, View columns, bool add) {
+    run(stream,
+        op::Linear{.y = to,
+                   .x = x,
+                   .w = w,
+                   .add = add,
+                   .rope = {.x = columns, .heads = 1, .base = 10, .batch = batch_of(spans)}});
+  };
+  EXPECT_THROW(rotate(y, y.view().columns(2, 2), false), Error);
+  EXPECT_THROW(rotate(y, hidden, false), Error);
+  EXPECT_THROW(rotate(sums, sums, true), Error);
   EXPECT_THROW(run(stream, op::PackLinear{.panels = w, .w = w}), Error);
   EXPECT_THROW(run(stream, op::LinearBackward{.dw = w, .dy = y, .x = x}), Error);
   EXPECT_THROW(run(stream, op::LinearBackward{.dbias = narrow, .dy = y}), Error);

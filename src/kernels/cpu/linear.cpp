@@ -83,6 +83,7 @@ void run_on(CpuStream& stream, const op::Linear& op) {
     run_on<kTier>(stream, op::SwiGlu{.y = op.y,
                                      .gate = y.columns(0, op.y.cols),
                                      .up = y.columns(op.y.cols, op.y.cols)});
+  if (!op.rope.x.empty()) run_on<kTier>(stream, op.rope);
 }
 
 template <Tier>

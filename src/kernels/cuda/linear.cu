@@ -6,6 +6,7 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/linear.h"
 #include "kernels/rms_norm.h"
@@ -189,34 +190,66 @@ __device__ void bring_rows(const op::Linear& op, Bf16* to, int pitch) {
   }
 }
 
-/// A block makes 16 columns of y for up to 8 * tiles rows, or of a gated y 8, whose gates are its
-/// first 8 rows of w; its warps share the inputs, a step of them in turn, and add up in order. A
-/// weight is a row of the tensor core's left factor, so rows of x are columns of its right one:
-/// each by itself.
+struct NoAngles {};
+
+/// The rows of w that a block takes, twice 8 neighbours, and what becomes of its sums: they stay
+/// apart, or the first of them are gates of the others, or pairs that are rotated.
+struct Left {
+  enum Use { apart, gates, pairs };
+  Use use = apart;
+  Index first[2];
+  int count[2];
+  int head = 1;  ///< columns of a head that is rotated
+
+  __device__ Left(const op::Linear& op, Index block) {
+    const Index outputs = op.y.cols;
+    if (op.gated) {
+      use = gates;
+      first[0] = block * 8, first[1] = outputs + block * 8;
+      count[0] = count[1] = static_cast<int>(min(Index{8}, outputs - block * 8));
+      return;
+    }
+    first[0] = block * kLeft, first[1] = first[0] + 8;
+    if (first[0] < op.rope.x.cols) {
+      use = pairs;
+      head = static_cast<int>(op.rope.x.cols) / static_cast<int>(op.rope.heads);
+      first[0] -= static_cast<int>(first[0]) % head / 2;
+      first[1] = first[0] + head / 2;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      count[half] = static_cast<int>(min(Index{8}, outputs - first[half]));
+  }
+  /// The row of w, which but for a gated y is the column of y, and whether it exists.
+  __device__ Index row(int l) const { return l < 8 ? first[0] + l : first[1] + l - 8; }
+  __device__ bool real(int l) const { return l < 8 ? l < count[0] : l - 8 < count[1]; }
+};
+
+/// A block makes 16 columns of y (of a gated one 8) for up to 8 * tiles rows; its warps share the
+/// inputs, a step of them in turn, and add up in order. A weight is a row of the tensor core's left
+/// factor, so rows of x are columns of its right one: each by itself.
 ///
 /// Inside a step the core's order of inputs is free, as long as both factors have it: lane t of
 /// four takes 8 neighbours of each row, in one access.
 ///
 /// `own`: x has at most kOwnRows rows, which the block keeps in shared memory.
-template <int tiles, int warps, bool own, class Y>
-__global__ __launch_bounds__(warps * 32,
-                             (tiles <= 2 ? 32 : 16) / warps) void few_rows(const op::Linear op) {
+template <int tiles, int warps, bool own, class Y, class Angles>
+__global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void few_rows(
+    const op::Linear op, const __grid_constant__ Angles angles) {
   constexpr int kRows = 8 * tiles;
   extern __shared__ __align__(16) std::byte memory[];
   let_next_begin();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
-  const int width = op.gated ? kLeft / 2 : kLeft;
-  const Index o0 = Index{blockIdx.x} * width, n0 = Index{blockIdx.y} * kRows, outputs = op.y.cols;
+  const Left left(op, Index{blockIdx.x});
+  const Index n0 = Index{blockIdx.y} * kRows;
   const int inputs = static_cast<int>(op.w.cols), steps = ceil_div(inputs, kStep);
 
   const Bf16* weight[2];
   bool real[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const Index column = o0 + (op.gated ? 0 : half * 8) + group;
-    real[half] = column < outputs;
-    const Index row = op.gated && half == 1 ? outputs + column : column;
-    weight[half] = op.w.row<Bf16>(real[half] ? row : 0) + t * 8;
+    real[half] = group < left.count[half];
+    weight[half] = op.w.row<Bf16>(real[half] ? left.first[half] + group : 0) + t * 8;
   }
   // A lane reads from the slots what it has sent there, and nothing else.
   uint4* slots = reinterpret_cast<uint4*>(memory) + warp * kSlots * 2 * 32 + lane;
@@ -235,8 +268,8 @@ __global__ __launch_bounds__(warps * 32,
   if (warp == 0 && t == 0 && blockIdx.y == 0)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      if (const int left = min(inputs - kSent, kAskedFor); real[half] && left > 0)
-        prefetch_run(weight[half] + kSent, static_cast<unsigned>(left * sizeof(Bf16)));
+      if (const int rest = min(inputs - kSent, kAskedFor); real[half] && rest > 0)
+        prefetch_run(weight[half] + kSent, static_cast<unsigned>(rest * sizeof(Bf16)));
   wait_for_previous();
 
   const int pitch = inputs + kRowPadding;
@@ -286,38 +319,59 @@ __global__ __launch_bounds__(warps * 32,
       partial[(warp * kRows + row) * kPitch + column] = sum[n][i];
     }
   __syncthreads();
-  const int count = static_cast<int>(min(Index{kRows}, op.y.rows - n0)) * width;
-  for (int i = threadIdx.x; i < count; i += warps * 32) {
-    const int column = i % width, row = i / width;
-    if (o0 + column >= outputs) continue;
-    Y* y = op.y.row<Y>(n0 + row) + o0 + column;
-    const auto total = [&](int left, Index of_bias) {
-      float value = op.add ? to_float(*y) : op.bias.empty() ? 0.0f : op.bias.row<float>(0)[of_bias];
+  // A sum, of row l of the left factor.
+  const auto total = [&](int row, int l) {
+    const Index column = left.row(l);
+    float value = op.add            ? to_float(op.y.row<Y>(n0 + row)[column])
+                  : op.bias.empty() ? 0.0f
+                                    : op.bias.row<float>(0)[column];
 #pragma unroll
-      for (int other = 0; other < warps; ++other)
-        value += partial[(other * kRows + row) * kPitch + left];
-      return value;
-    };
-    float value = total(column, o0 + column);
-    if constexpr (std::is_same_v<Y, Bf16>)
-      if (op.gated) {
-        // Rounded, as where another kernel reads them.
-        const float gate = to_float(from_float<Y>(value));
-        const float up = to_float(from_float<Y>(total(column + kLeft / 2, outputs + o0 + column)));
-        value = up * silu<Y>(gate);
-      }
-    *y = from_float<Y>(value);
+    for (int other = 0; other < warps; ++other)
+      value += partial[(other * kRows + row) * kPitch + l];
+    return value;
+  };
+  const int count = static_cast<int>(min(Index{kRows}, op.y.rows - n0));
+  if (left.use == Left::apart) {
+    for (int i = threadIdx.x; i < count * kLeft; i += warps * 32) {
+      const int row = i / kLeft, l = i % kLeft;
+      if (left.real(l)) op.y.row<Y>(n0 + row)[left.row(l)] = from_float<Y>(total(row, l));
+    }
+    return;
   }
+  // Sums are rounded before they meet, as where another kernel reads them.
+  if constexpr (std::is_same_v<Y, Bf16>)
+    for (int i = threadIdx.x; i < count * kLeft / 2; i += warps * 32) {
+      const int row = i / (kLeft / 2), l = i % (kLeft / 2);
+      if (l >= left.count[0]) continue;
+      float a = to_float(from_float<Y>(total(row, l)));
+      float b = to_float(from_float<Y>(total(row, l + 8)));
+      Y* y = op.y.row<Y>(n0 + row);
+      if (left.use == Left::gates) {
+        y[left.first[0] + l] = from_float<Y>(b * silu<Y>(a));
+      } else if constexpr (std::is_same_v<Angles, Frequencies>) {
+        const int pair = static_cast<int>(left.first[0] % left.head) + l;
+        rotation_of(angles.turns[pair], position_of(op.rope, n0 + row), op.rope.inverse).turn(a, b);
+        y[left.first[0] + l] = from_float<Y>(a);
+        y[left.first[1] + l] = from_float<Y>(b);
+      }
+    }
 }
 
 template <int tiles, int warps, bool own>
 void launch_few_rows(CudaStream& stream, const op::Linear& op) {
   const dim3 grid(static_cast<unsigned>(ceil_div(op.w.rows, kLeft)),
                   static_cast<unsigned>(ceil_div(op.y.rows, 8 * tiles)));
-  const Index shared = slot_bytes(warps, tiles) + (own ? own_bytes(op) : 0);
+  const auto shared =
+      static_cast<std::size_t>(slot_bytes(warps, tiles) + (own ? own_bytes(op) : 0));
+  if (!op.rope.x.empty()) {
+    Frequencies angles;
+    fill_frequencies(op.rope.base, op.rope.x.cols / op.rope.heads / 2, angles.turns);
+    return launch_early(stream, few_rows<tiles, warps, own, Bf16, Frequencies>, grid, warps * 32,
+                        shared, op, angles);
+  }
   visit_float(op.y.dtype, [&]<class Y>() {
-    launch_early(stream, few_rows<tiles, warps, own, Y>, grid, warps * 32,
-                 static_cast<std::size_t>(shared), op);
+    launch_early(stream, few_rows<tiles, warps, own, Y, NoAngles>, grid, warps * 32, shared, op,
+                 NoAngles{});
   });
 }
 
@@ -354,6 +408,13 @@ bool is_few_rows(const op::Linear& op) {
   if (op.norm.empty()) return aligned(8, op.x);
   return keeps_rows(op) && norm_warps(op.w.cols) <= warps_for(op.w) &&
          aligned(kNormRun, op.x, op.norm);
+}
+
+/// Whether few_rows() rotates too: pairs of eight neighbours then lie in one block. The bits are
+/// the same.
+bool rotates_itself(const op::Linear& op) {
+  const Index head = op.rope.x.cols / op.rope.heads;
+  return op.y.dtype == DType::bf16 && head % kLeft == 0 && head / 2 <= kMostPairs;
 }
 
 void multiply_few_rows(CudaStream& stream, const op::Linear& op) {
@@ -427,7 +488,17 @@ void run_on(CudaStream& stream, const op::Linear& call) {
     op.x = rows;
     op.norm = {};
   }
-  if (is_few_rows(op)) return multiply_few_rows(stream, op);
+  if (is_few_rows(op)) {
+    if (op.rope.x.empty()) return multiply_few_rows(stream, op);
+    if (rotates_itself(op)) {
+      Batch& batch = op.rope.batch;
+      batch.spans = stream.resident(std::span(batch.spans, static_cast<std::size_t>(batch.count)));
+      return multiply_few_rows(stream, op);
+    }
+    op.rope = {};
+    multiply_few_rows(stream, op);
+    return run_on(stream, call.rope);
+  }
   Matrix halves;
   if (op.gated) halves = Matrix(stream, op.dtype(), op.x.rows, outputs);
   multiply(stream,
@@ -442,6 +513,7 @@ void run_on(CudaStream& stream, const op::Linear& call) {
     run_on(stream, op::SwiGlu{.y = op.y,
                               .gate = halves.view().columns(0, op.y.cols),
                               .up = halves.view().columns(op.y.cols, op.y.cols)});
+  if (!op.rope.x.empty()) run_on(stream, op.rope);
 }
 
 void run_on(CudaStream& stream, const op::LinearBackward& op) {
