@@ -94,8 +94,6 @@ const void* CudaStream::recorded(CudaRecording& r, const void* data, std::size_t
     if (r.uploaded == nullptr) fail("pinned memory: ", bytes, " bytes were asked for");
     std::memcpy(r.uploaded, data, bytes);
     r.on_gpu = Matrix(*this, DType::i32, 1, (static_cast<Index>(bytes) + 3) / 4);
-    cuda_check(
-        cudaMemcpyAsync(r.on_gpu.view().data, r.uploaded, bytes, cudaMemcpyHostToDevice, stream_));
   }
   if (r.bytes.size() != bytes || std::memcmp(r.bytes.data(), data, bytes) != 0)
     fail("cuda: found a second upload in a recording; expected one batch");
@@ -199,7 +197,11 @@ std::span<std::byte> uploaded(CudaRecording& recording) {
   return {recording.uploaded, recording.bytes.size()};
 }
 
+/// The upload is none of the recording's nodes: between two kernels it would part them.
 void run(CudaStream& stream, CudaRecording& recording) {
+  if (recording.uploaded != nullptr)
+    cuda_check(cudaMemcpyAsync(recording.on_gpu.view().data, recording.uploaded,
+                               recording.bytes.size(), cudaMemcpyHostToDevice, stream.get()));
   cuda_check(cudaGraphLaunch(recording.graph, stream.get()));
 }
 

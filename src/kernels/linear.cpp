@@ -1,5 +1,7 @@
 #include "kernels/linear.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace samba::op {
@@ -21,15 +23,29 @@ void PackLinear::check() const {
 }
 
 void Linear::check() const {
-  expect_float("linear: x", x);
-  expect_sums("linear: y", y, x.rows, y.cols, x.dtype);
+  const DType type = w.dtype, exact = exact_of(type);
+  expect_float("linear: w", w);
+  expect_shape("linear: x", x, x.rows, x.cols, norm.empty() ? type : exact);
+  if (!norm.empty()) expect_shape("linear: norm", norm, 1, x.cols, exact);
+  if (gated)
+    expect_shape("linear: y", y, x.rows, y.cols, type);
+  else
+    expect_sums("linear: y", y, x.rows, y.cols, type);
+  if (gated && add) fail("linear: expected either a gate or something to add to, found both");
+  if (!rope.x.empty()) {
+    rope.check();
+    expect_shape("linear: rope", rope.x, y.rows, std::min(rope.x.cols, y.cols), y.dtype);
+    if (rope.x.data != y.data || rope.x.stride != y.stride)
+      fail("linear: rope: expected the first columns of y, found others");
+    if (gated || add) fail("linear: expected a rope alone, found a gate or something to add to");
+  }
   if (!bias.empty()) {
-    expect_shape("linear: bias", bias, 1, y.cols, exact_of(x.dtype));
+    expect_shape("linear: bias", bias, 1, outputs(), exact);
     if (add) fail("linear: expected either a bias or something to add to, found both");
   }
-  if (!packed) return expect_shape("linear: w", w, y.cols, x.cols, x.dtype);
-  expect_shape("linear: w", w, PackLinear::panel_rows(y.cols), PackLinear::panel_cols(x.cols),
-               x.dtype);
+  if (!packed) return expect_shape("linear: w", w, outputs(), x.cols, type);
+  expect_shape("linear: w", w, PackLinear::panel_rows(outputs()), PackLinear::panel_cols(x.cols),
+               type);
   if (w.stride != w.cols)
     fail("linear: w: expected panels without gaps, found stride ", w.stride, " of ", shape_of(w));
 }

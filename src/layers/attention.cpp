@@ -87,25 +87,28 @@ double Attention::scale() const {
   return 1 / std::sqrt(static_cast<double>(heads_.width));
 }
 
-void Attention::rotate(Pass& pass, View qkv, bool inverse) const {
-  if (!rope_) return;
+op::Rope Attention::rotation(Pass& pass, View qkv, bool inverse) const {
+  if (!rope_) return {};
   const Index heads = heads_.heads + heads_.kv_heads;
-  run(pass.stream, op::Rope{.x = qkv.columns(0, heads * heads_.width),
-                            .heads = heads,
-                            .base = rope_base_,
-                            .inverse = inverse,
-                            .batch = pass.batch});
+  return {.x = qkv.columns(0, heads * heads_.width),
+          .heads = heads,
+          .base = rope_base_,
+          .inverse = inverse,
+          .batch = pass.batch};
 }
 
-void Attention::forward(Pass& pass, ConstView x, View y) {
+void Attention::forward(Pass& pass, const Input& x, const Output& y) {
   const Index heads = heads_.heads, width = heads_.width;
-  Saved s{Matrix(), Matrix(pass.stream, x.dtype, x.rows, (heads + 2 * heads_.kv_heads) * width),
-          Matrix(pass.stream, x.dtype, x.rows, heads * width), Matrix()};
-  if (pass.training) s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows, heads);
+  Saved s{Matrix(), Matrix(pass.stream, x.dtype, x.rows(), (heads + 2 * heads_.kv_heads) * width),
+          Matrix(pass.stream, x.dtype, x.rows(), heads * width), Matrix()};
+  if (pass.training) s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows(), heads);
+  // Self-Extend wants them as they are, too, and a convolution comes first.
+  const op::Rope rope = rotation(pass, s.qkv, /*inverse=*/false);
+  const bool later = conv_w_ != nullptr || group_ > 0;
   if (conv_w_ == nullptr) {
-    qkv_.forward(pass, x, s.qkv);
+    qkv_.forward(pass, x, s.qkv, {.rope = later ? op::Rope{} : rope});
   } else {
-    s.raw = Matrix(pass.stream, x.dtype, x.rows, s.qkv.cols());
+    s.raw = Matrix(pass.stream, x.dtype, x.rows(), s.qkv.cols());
     qkv_.forward(pass, x, s.raw);
     run(pass.stream, op::CausalConv1d{.y = s.qkv,
                                       .x = s.raw,
@@ -117,11 +120,11 @@ void Attention::forward(Pass& pass, ConstView x, View y) {
   Matrix raw;
   if (group_ > 0) {
     if (pass.training) fail("attention: Self-Extend is for inference only; found a training pass");
-    raw = Matrix(pass.stream, x.dtype, x.rows, s.qkv.cols());
+    raw = Matrix(pass.stream, x.dtype, x.rows(), s.qkv.cols());
     copy(pass.stream, raw, s.qkv);
-    s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows, heads);
+    s.lse = Matrix(pass.stream, exact_of(x.dtype), x.rows(), heads);
   }
-  rotate(pass, s.qkv, false);
+  if (later && rope_) run(pass.stream, rope);
   run(pass.stream, op::Attention{.y = s.a,
                                  .lse = s.lse,
                                  .q = p.q,
@@ -208,7 +211,7 @@ void Attention::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
                                          .window = window_,
                                          .scale = scale(),
                                          .batch = pass.batch});
-  rotate(pass, dqkv, true);
+  if (rope_) run(pass.stream, rotation(pass, dqkv, /*inverse=*/true));
   if (conv_w_ == nullptr) return qkv_.backward(pass, x, dqkv, dx);
   Matrix draw(pass.stream, x.dtype, x.rows, dqkv.cols());
   run(pass.stream, op::CausalConv1dBackward{.dx = draw,

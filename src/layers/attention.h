@@ -56,7 +56,7 @@ class Attention final : public Layer {
   };
 
   Attention(const Config&, Index d_model, Plan);
-  void forward(Pass&, ConstView x, View y) override;
+  void forward(Pass&, const Input& x, const Output& y) override;
   void backward(Pass&, ConstView x, ConstView dy, View dx) override;
   void drop() override { saved_ = {}; }
   double flops(Index position, Index length) const override;
@@ -75,8 +75,8 @@ class Attention final : public Layer {
   };
   /// The columns of a [N, (H + 2G) K] matrix.
   Parts parts(View qkv) const;
-  /// Rotates the queries and keys of a [N, (H + 2G) K] matrix.
-  void rotate(Pass&, View qkv, bool inverse) const;
+  /// The rotation of the queries and keys of a [N, (H + 2G) K] matrix; of nothing without rope.
+  op::Rope rotation(Pass&, View qkv, bool inverse) const;
   double scale() const;
   /// What Self-Extend's distant keys add to a, where `raw` holds queries, keys and values that are
   /// not rotated; lse is that of the near keys.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <deque>
 #include <memory>
 #include <string>
@@ -118,15 +119,45 @@ class Plan {
   std::string place_;
 };
 
+/// What a layer or a projection reads: rows of the model's dtype, or in inference those of the
+/// residual stream and the norm that is still to be applied to them (op::RmsNorm). Linear takes
+/// either; who else reads rows takes them through NormedRows.
+struct Input {
+  ConstView x;          ///< [N, D] of `dtype`; with a norm f32 (f64 for f64)
+  DType dtype;          ///< the model's
+  ConstView norm = {};  ///< [1, D], op::RmsNorm's w
+  double eps = 0;       ///< op::RmsNorm's
+
+  template <std::convertible_to<ConstView> Rows>
+  Input(const Rows& rows)  // NOLINT(google-explicit-constructor)
+      : x(rows), dtype(x.dtype) {}
+  Input(ConstView stream, DType model, ConstView weight, double epsilon)
+      : x(stream), dtype(model), norm(weight), eps(epsilon) {}
+  Index rows() const { return x.rows; }
+};
+
+/// Where a layer or a projection leaves its rows: they overwrite y, of the model's dtype, or in
+/// inference are added to the residual stream, f32 (f64 for f64). Linear does either; others go
+/// through OwnRows.
+struct Output {
+  View y;            ///< [N, D]
+  bool add = false;  ///< y is the stream
+
+  template <std::convertible_to<View> Rows>
+  Output(const Rows& rows, bool adds = false)  // NOLINT(google-explicit-constructor)
+      : y(rows), add(adds) {}
+};
+
 /// A map from [N, D] to [N, D] with parameters, a gradient, and perhaps a state.
 ///
 /// What a layer makes it keeps, when pass.training; what it is given its caller keeps until
-/// backward. dx and y are overwritten; gradients of parameters are added to.
+/// backward. dx is overwritten; gradients of parameters are added to.
 class Layer {
  public:
   virtual ~Layer() = default;
-  /// x: [N, D] in, y: [N, D] out, both of the model's dtype.
-  virtual void forward(Pass&, ConstView x, View y) = 0;
+  /// In training x is without a norm and y overwritten. Else y may be the stream that x is: a layer
+  /// has read all of x before it writes y.
+  virtual void forward(Pass&, const Input& x, const Output& y) = 0;
   virtual void backward(Pass&, ConstView x, ConstView dy, View dx) = 0;
   /// Forgets what forward kept for backward.
   virtual void drop() = 0;

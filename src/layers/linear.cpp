@@ -1,6 +1,8 @@
 #include "layers/linear.h"
 
+#include "kernels/elementwise.h"
 #include "kernels/linear.h"
+#include "kernels/rms_norm.h"
 #include "kernels/run.h"
 
 namespace samba {
@@ -10,13 +12,24 @@ Linear::Linear(Plan plan, std::string_view name, Index inputs, Index outputs, In
       bias_(bias ? &plan.exact(std::string(name) + ".bias", 1, outputs, {Init::Kind::zeros})
                  : nullptr) {}
 
-void Linear::forward(Pass& pass, ConstView x, View y) const {
+void Linear::forward(Pass& pass, const Input& x, const Output& y, const Then& then) const {
   const bool packed = !weight_.packed.empty();
-  run(pass.stream, op::Linear{.y = y,
-                              .x = x,
+  // A product begins with a bias or with what it adds to.
+  if (y.add && bias_ != nullptr) {
+    const OwnRows own(pass, y, x.dtype);
+    forward(pass, x, own);
+    return own.leave(pass);
+  }
+  run(pass.stream, op::Linear{.y = y.y,
+                              .x = x.x,
                               .w = packed ? weight_.packed : weight_.value,
                               .bias = bias_ != nullptr ? bias_->value.view() : View{},
-                              .packed = packed});
+                              .packed = packed,
+                              .add = y.add,
+                              .gated = then.gated,
+                              .norm = x.norm,
+                              .eps = x.eps,
+                              .rope = then.rope});
 }
 
 void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) const {
@@ -29,6 +42,23 @@ void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) 
                          .x = x,
                          .w = weight_.value,
                          .add_dx = add});
+}
+
+NormedRows::NormedRows(Pass& pass, const Input& in) : rows_(in.x) {
+  if (in.norm.empty()) return;
+  own_ = Matrix(pass.stream, in.dtype, in.x.rows, in.x.cols);
+  run(pass.stream, op::RmsNorm{.y = own_, .x = in.x, .w = in.norm, .eps = in.eps});
+  rows_ = own_;
+}
+
+OwnRows::OwnRows(Pass& pass, const Output& to, DType dtype) : to_(to), rows_(to.y) {
+  if (!to.add) return;
+  own_ = Matrix(pass.stream, dtype, to.y.rows, to.y.cols);
+  rows_ = own_;
+}
+
+void OwnRows::leave(Pass& pass) const {
+  if (to_.add) run(pass.stream, op::Convert{.to = to_.y, .from = rows_, .add = true});
 }
 
 double Linear::flops(Index tokens) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/rope.h"
 #include "layers/layer.h"
 
 namespace samba {
@@ -13,16 +14,47 @@ class Linear {
   Linear(Plan plan, std::string_view name, Index inputs, Index outputs, Init init,
          bool bias = false);
 
-  /// x: [N, I], y: [N, O] out, of x's dtype or f32.
-  void forward(Pass&, ConstView x, View y) const;
-  /// dx is overwritten, or added to with `add`; the gradients of weight and bias are added to.
-  /// Without x only dx is made, without dx only the others.
+  /// What becomes of its sums, as in op::Linear.
+  struct Then {
+    bool gated = false;  ///< W holds gates and as many others: y is [N, O / 2]
+    op::Rope rope = {};  ///< of the first columns of y
+  };
+  /// x: [N, I], y: [N, O], of the model's dtype or f32.
+  void forward(Pass&, const Input& x, const Output& y, const Then& = {false, {}}) const;
+  /// dx is overwritten, or added to with `add`; the gradients of weight and bias
+  /// are added to. Without x only dx is made, without dx only the others.
   void backward(Pass&, ConstView x, ConstView dy, View dx, bool add = false) const;
   double flops(Index tokens) const;
 
  private:
   Parameter& weight_;
   Parameter* bias_;  ///< null: none
+};
+
+/// An input's rows behind its norm, for layers that read them with more than one Linear, or
+/// otherwise.
+class NormedRows {
+ public:
+  NormedRows(Pass&, const Input&);
+  operator ConstView() const { return rows_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  Matrix own_;  ///< empty: there was no norm
+  ConstView rows_;
+};
+
+/// An output's rows of the model's dtype, for layers that make them with an op that cannot add.
+class OwnRows {
+ public:
+  OwnRows(Pass&, const Output&, DType);
+  operator View() const { return rows_; }  // NOLINT(google-explicit-constructor)
+  /// Adds them to the stream, if that is where they go.
+  void leave(Pass&) const;
+
+ private:
+  Output to_;
+  Matrix own_;  ///< empty: they overwrite
+  View rows_;
 };
 
 }  // namespace samba

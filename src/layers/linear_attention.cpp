@@ -96,8 +96,10 @@ void LinearAttention::rotate(Pass& pass, const Parts& p, bool inverse) const {
                               .batch = pass.batch});
 }
 
-void LinearAttention::forward(Pass& pass, ConstView x, View y) {
+void LinearAttention::forward(Pass& pass, const Input& in, const Output& y) {
   Stream& stream = pass.stream;
+  const NormedRows rows(pass, in);
+  const ConstView x = rows;
   const Index n = x.rows, keys = 2 * s_.heads * s_.keys, values = s_.heads * s_.values;
   Saved s{Matrix(stream, x.dtype, n, conv_width() + values),
           Matrix(),

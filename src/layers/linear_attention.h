@@ -16,7 +16,7 @@ namespace samba {
 /// A sequence's state is a matrix [K, V] for each head and what the convolutions reach back to.
 class LinearAttention : public Layer {
  public:
-  void forward(Pass&, ConstView x, View y) override;
+  void forward(Pass&, const Input& in, const Output& y) override;
   void backward(Pass&, ConstView x, ConstView dy, View dx) override;
   void drop() override { saved_ = {}; }
   double flops(Index position, Index length) const override;

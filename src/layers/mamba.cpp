@@ -27,8 +27,8 @@ Mamba::Mamba(const Config& config, Index d_model, Plan plan)
                  .conv_bias = config.conv_bias}),
       out_(plan, "out_proj", inner_, d_model, plan.scheme().residual(inner_)) {}
 
-void Mamba::forward(Pass& pass, ConstView x, View y) {
-  Saved s{Matrix(pass.stream, x.dtype, x.rows, 2 * inner_), {}};
+void Mamba::forward(Pass& pass, const Input& x, const Output& y) {
+  Saved s{Matrix(pass.stream, x.dtype, x.rows(), 2 * inner_), {}};
   in_.forward(pass, x, s.uz);
   s.s6 = s6_.forward(pass, halves(s.uz));
   out_.forward(pass, s.s6.y, y);

@@ -104,8 +104,11 @@ MegaS6::Saved MegaS6::room_for(Pass& pass, ConstView x) const {
   return s;
 }
 
-void MegaS6::forward(Pass& pass, ConstView x, View y) {
+void MegaS6::forward(Pass& pass, const Input& in, const Output& out) {
   Stream& stream = pass.stream;
+  const NormedRows rows(pass, in);
+  const ConstView x = rows;
+  const OwnRows y(pass, out, x.dtype);
   Saved s = room_for(pass, x);
   const Parts p = parts(s.gates, s.qk);
 
@@ -145,6 +148,7 @@ void MegaS6::forward(Pass& pass, ConstView x, View y) {
   run(stream, op::SwiGlu{.y = s.gated, .gate = p.g, .up = s.a});
   h_.forward(pass, s.gated, s.h);
   run(stream, op::MegaGate{.y = y, .u = p.u, .h = s.h, .hx = p.hx, .x = x});
+  y.leave(pass);
   if (pass.training) saved_ = std::move(s);
 }
 

@@ -43,7 +43,7 @@ class MegaS6 final : public Layer {
   };
 
   MegaS6(const Config&, Index d_model, Plan);
-  void forward(Pass&, ConstView x, View y) override;
+  void forward(Pass&, const Input& in, const Output& out) override;
   void backward(Pass&, ConstView x, ConstView dy, View dx) override;
   void drop() override { saved_ = {}; }
   double flops(Index position, Index length) const override;

@@ -4,15 +4,22 @@
 
 #include "kernels/elementwise.h"
 #include "kernels/run.h"
+#include "layers/linear.h"
 
 namespace samba {
 
-void Parallel::forward(Pass& pass, ConstView x, View y) {
+void Parallel::forward(Pass& pass, const Input& in, const Output& y) {
+  const NormedRows rows(pass, in);
+  const ConstView x = rows;
   layers_.front()->forward(pass, x, y);
   for (std::size_t i = 1; i < layers_.size(); ++i) {
+    if (y.add) {
+      layers_[i]->forward(pass, x, y);
+      continue;
+    }
     const Matrix more(pass.stream, x.dtype, x.rows, x.cols);
     layers_[i]->forward(pass, x, more);
-    run(pass.stream, op::Convert{.to = y, .from = more, .add = true});
+    run(pass.stream, op::Convert{.to = y.y, .from = more, .add = true});
   }
 }
 

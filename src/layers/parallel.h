@@ -17,7 +17,7 @@ class Parallel final : public Layer {
  public:
   /// At least one layer.
   explicit Parallel(std::vector<std::unique_ptr<Layer>> layers) : layers_(std::move(layers)) {}
-  void forward(Pass&, ConstView x, View y) override;
+  void forward(Pass&, const Input& in, const Output& y) override;
   void backward(Pass&, ConstView x, ConstView dy, View dx) override;
   void drop() override;
   double flops(Index position, Index length) const override;

@@ -19,15 +19,19 @@ SwiGlu::SwiGlu(const Config& config, Index d_model, Plan plan)
       gate_up_(plan, "gate_up", d_model, 2 * width_, plan.scheme().linear(d_model)),
       down_(plan, "down", width_, d_model, plan.scheme().residual(width_)) {}
 
-void SwiGlu::forward(Pass& pass, ConstView x, View y) {
-  Matrix gate_up(pass.stream, x.dtype, x.rows, 2 * width_);
-  const Matrix hidden(pass.stream, x.dtype, x.rows, width_);
+void SwiGlu::forward(Pass& pass, const Input& x, const Output& y) {
+  const Matrix hidden(pass.stream, x.dtype, x.rows(), width_);
+  if (!pass.training) {
+    gate_up_.forward(pass, x, hidden, {.gated = true});
+    return down_.forward(pass, hidden, y);
+  }
+  Matrix gate_up(pass.stream, x.dtype, x.rows(), 2 * width_);
   gate_up_.forward(pass, x, gate_up);
   run(pass.stream, op::SwiGlu{.y = hidden,
                               .gate = gate_up.view().columns(0, width_),
                               .up = gate_up.view().columns(width_, width_)});
   down_.forward(pass, hidden, y);
-  if (pass.training) saved_ = std::move(gate_up);
+  saved_ = std::move(gate_up);
 }
 
 void SwiGlu::backward(Pass& pass, ConstView x, ConstView dy, View dx) {

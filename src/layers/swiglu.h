@@ -18,7 +18,7 @@ class SwiGlu final : public Layer {
   };
 
   SwiGlu(const Config&, Index d_model, Plan);
-  void forward(Pass&, ConstView x, View y) override;
+  void forward(Pass&, const Input& x, const Output& y) override;
   void backward(Pass&, ConstView x, ConstView dy, View dx) override;
   void drop() override { saved_ = {}; }
   double flops(Index position, Index length) const override;

@@ -122,19 +122,21 @@ void Model::forward(Pass& pass, ConstView tokens, View x) {
   expect_shape("model: x", x, n, d, dtype_);
   saved_.clear();
 
-  Matrix residual(pass.stream, exact, n, d), out(pass.stream, dtype_, n, d);
-  Matrix reused(pass.stream, dtype_, n, d);
+  const Matrix residual(pass.stream, exact, n, d);
   run(pass.stream, op::Embedding{.y = residual, .tokens = tokens, .w = embedding_->value});
+  if (!pass.training) return infer(pass, residual, x);
+
+  const Matrix out(pass.stream, dtype_, n, d), reused(pass.stream, dtype_, n, d);
   ConstView add = {};
   for (std::size_t i = 0; i <= steps_.size(); ++i) {
     const bool last = i == steps_.size();
     const Parameter* norm = last ? norm_ : steps_[i].norm;
     SavedStep saved;
     Normed normed{last ? x : reused.view(), residual, {}, {}};
-    if (pass.training && norm != nullptr) {
+    if (norm != nullptr) {
       normed.normal = saved.normal = Matrix(pass.stream, dtype_, n, d);
       normed.scale = saved.scale = Matrix(pass.stream, exact, n, 1);
-    } else if (pass.training) {
+    } else {
       normed.y = saved.x = Matrix(pass.stream, dtype_, n, d);
     }
     normalise(pass, norm, normed, add);
@@ -143,8 +145,23 @@ void Model::forward(Pass& pass, ConstView tokens, View x) {
       if (recompute_) steps_[i].layer->drop();
       add = out;
     }
-    if (pass.training) saved_.push_back(std::move(saved));
+    saved_.push_back(std::move(saved));
   }
+}
+
+void Model::infer(Pass& pass, View residual, View x) {
+  for (const Step& step : steps_) {
+    const Output sum(residual, /*adds=*/true);
+    if (step.norm != nullptr) {
+      const Input normed(residual, dtype_, step.norm->value, config_.norm_eps);
+      step.layer->forward(pass, normed, sum);
+    } else {
+      const Matrix rounded(pass.stream, dtype_, residual.rows, residual.cols);
+      normalise(pass, nullptr, {rounded, residual, {}, {}}, {});
+      step.layer->forward(pass, rounded, sum);
+    }
+  }
+  normalise(pass, norm_, {x, residual, {}, {}}, {});
 }
 
 void Model::head(Pass& pass, ConstView x, View logits) {

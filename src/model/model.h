@@ -95,6 +95,9 @@ class Model {
   /// Adds `add`, where given, to the stream and writes what a layer behind `norm` reads: without a
   /// norm the stream itself, rounded.
   void normalise(Pass&, const Parameter* norm, const Normed&, ConstView add);
+  /// forward() behind the embedding, where nothing is kept: the layers read the stream and add to
+  /// it.
+  void infer(Pass&, View residual, View x);
   /// Losses of all rows, added to `sum`; with `dx` ([N, D]) also the gradients of head and hidden
   /// state.
   void head_loss(Pass&, ConstView x, ConstView targets, View losses, View sum, View dx,

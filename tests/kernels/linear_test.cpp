@@ -1,7 +1,9 @@
 #include "kernels/linear.h"
 
 #include "core/error.h"
+#include "kernels/rms_norm.h"
 #include "kernels/run.h"
+#include "kernels/swiglu.h"
 #include "support/gradient.h"
 #include "support/kernel_test.h"
 #include "support/reference.h"
@@ -107,6 +109,169 @@ TEST_P(Linear, GivesTheSameBitsFromPackedWeights) {
     const View y = empty(rows, outputs, exact(), 1);
     run(stream(), op::Linear{.y = y, .x = x, .w = pack(w), .packed = true});
     expect_same(host(y), host(product(x, w, exact())));
+  }
+}
+
+constexpr double kEps = 1e-5;
+
+/// x over its rms times w, row by row.
+Host normed(const Host& x, const Host& w) {
+  Host y(x.rows, x.cols);
+  for (Index r = 0; r < x.rows; ++r) {
+    double squares = 0;
+    for (Index c = 0; c < x.cols; ++c) squares += x(r, c) * x(r, c);
+    const double rms = std::sqrt(squares / static_cast<double>(x.cols) + kEps);
+    for (Index c = 0; c < x.cols; ++c) y(r, c) = x(r, c) / rms * w(0, c);
+  }
+  return y;
+}
+
+/// silu of the left half times the right one.
+Host gated(const Host& x) {
+  Host y(x.rows, x.cols / 2);
+  for (Index r = 0; r < y.rows; ++r)
+    for (Index c = 0; c < y.cols; ++c) y(r, c) = reference::silu(x(r, c)) * x(r, y.cols + c);
+  return y;
+}
+
+TEST_P(Linear, NormsTheRowsThatItReads) {
+  for (const auto& [rows, inputs, outputs] : kSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    const Host x = random(rows, inputs, exact(), 1, 3), w = random(outputs, inputs, dtype(), 2);
+    const Host norm = random(1, inputs, exact(), 3), old = random(rows, outputs, exact(), 4);
+    const View residual = upload(x, exact(), 4), weight = upload(w), scales = upload(norm, exact());
+    const View apart = empty(rows, inputs), two = upload(old, exact()), one = upload(old, exact());
+    run(stream(), op::RmsNorm{.y = apart, .x = residual, .w = scales, .eps = kEps});
+    run(stream(), op::Linear{.y = two, .x = apart, .w = weight, .add = true});
+    const auto together = [&](View y, bool packed, bool add) {
+      run(stream(), op::Linear{.y = y,
+                               .x = residual,
+                               .w = packed ? pack(weight) : weight,
+                               .packed = packed,
+                               .add = add,
+                               .norm = scales,
+                               .eps = kEps});
+      return host(y);
+    };
+    const Host expected = reference::linear(normed(x, norm), w);
+    const Law law{.terms = inputs, .rounded = dtype(), .roundings = 2};
+    expect_close(together(empty(rows, outputs), false, false), expected, dtype(), law);
+    expect_same(together(one, false, true), host(two));
+    expect_same(together(empty(rows, outputs), true, false),
+                together(empty(rows, outputs), false, false));
+  }
+}
+
+TEST_P(Linear, GatesWhatItHasMultiplied) {
+  for (const auto& [rows, inputs, half] : kSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x 2 x ", half));
+    const Host x = random(rows, inputs, dtype(), 1), w = random(2 * half, inputs, dtype(), 2);
+    const Host bias = random(1, 2 * half, exact(), 3);
+    const View in = upload(x), weight = upload(w), b = upload(bias, exact());
+    const View both = empty(rows, 2 * half), apart = empty(rows, half);
+    run(stream(), op::Linear{.y = both, .x = in, .w = weight, .bias = b});
+    run(stream(),
+        op::SwiGlu{.y = apart, .gate = both.columns(0, half), .up = both.columns(half, half)});
+    const View one = empty(rows, half, dtype(), 8), packed = empty(rows, half);
+    run(stream(), op::Linear{.y = one, .x = in, .w = weight, .bias = b, .gated = true});
+    run(stream(),
+        op::Linear{
+            .y = packed, .x = in, .w = pack(weight), .bias = b, .packed = true, .gated = true});
+    Host sums = reference::linear(x, w);
+    for (Index r = 0; r < rows; ++r)
+      for (Index o = 0; o < 2 * half; ++o) sums(r, o) += bias(0, o);
+    // What a sum is off by reaches the result times the other factor: the largest sum, or its silu,
+    // whose slope is below 1.1.
+    double largest = 0;
+    for (const double sum : sums.values) largest = std::max(largest, std::abs(sum));
+    const Law law{.terms = inputs + 1,
+                  .rounded = dtype(),
+                  .roundings = 1,
+                  .rms = 2.1 * largest * rms(sums.values)};
+    expect_close(host(one), gated(sums), dtype(), law);
+    expect_same(host(one), host(apart));
+    expect_same(host(packed), host(apart));
+  }
+}
+
+TEST_P(Linear, RotatesWhatItHasMultiplied) {
+  struct Case {
+    Index rows, inputs, outputs, heads, width;
+  };
+  for (const auto& [rows, inputs, outputs, heads, width] :
+       {Case{1, 72, 100, 2, 32}, Case{3, 64, 96, 6, 16}, Case{5, 136, 200, 2, 64},
+        Case{9, 65, 40, 2, 20}, Case{20, 40, 80, 5, 16}, Case{140, 64, 64, 1, 64},
+        Case{2, 32, 272, 1, 272}}) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs, ", heads of ", width));
+    const Host x = random(rows, inputs, exact(), 1), w = random(outputs, inputs, dtype(), 2);
+    const View residual = upload(x, exact()), weight = upload(w);
+    const View norm = upload(random(1, inputs, exact(), 3), exact());
+    const View bias = upload(random(1, outputs, exact(), 4), exact());
+    std::vector<Span> spans{{0, 1, 1000, 1}};
+    if (rows > 1) spans.push_back({1, rows - 1, 77, 0});
+    const Batch batch = batch_of(spans);
+    const auto rope = [&](View y) {
+      return op::Rope{
+          .x = y.columns(0, heads * width), .heads = heads, .base = 10000, .batch = batch};
+    };
+    const auto product = [&](View y, const op::Rope& then) {
+      run(stream(), op::Linear{.y = y,
+                               .x = residual,
+                               .w = weight,
+                               .bias = bias,
+                               .norm = norm,
+                               .eps = kEps,
+                               .rope = then});
+    };
+    const View apart = empty(rows, outputs), one = empty(rows, outputs, dtype(), 8);
+    product(apart, {});
+    const Host raw = host(apart);
+    run(stream(), rope(apart));
+    product(one, rope(one));
+    expect_same(host(one), host(apart));
+    Host expected = raw;
+    for (const Span& span : spans) {
+      Host part(span.length, heads * width);
+      for (Index r = 0; r < part.rows; ++r)
+        for (Index c = 0; c < part.cols; ++c) part(r, c) = raw(span.first + r, c);
+      part = reference::rope(part, heads, 10000, span.position);
+      for (Index r = 0; r < part.rows; ++r)
+        for (Index c = 0; c < part.cols; ++c) expected(span.first + r, c) = part(r, c);
+    }
+    expect_close(host(one), expected, dtype(), 2);
+  }
+}
+
+// Sizes that a GPU shares out among more and fewer warps.
+TEST_P(Linear, GivesARowOfTheStreamTheSameBitsInAnyCompany) {
+  constexpr Index kMost = 70;
+  for (const auto& [inputs, half] :
+       {std::pair<Index, Index>{1024, 40}, {136, 36}, {264, 300}, {2048, 12}, {72, 2100}}) {
+    SCOPED_TRACE(text_of(inputs, " x 2 x ", half));
+    const View x = upload(random(kMost, inputs, exact(), 1), exact());
+    const View w = upload(random(2 * half, inputs, dtype(), 2));
+    const View norm = upload(random(1, inputs, exact(), 3), exact());
+    const Host old = random(kMost, 2 * half, exact(), 4);
+    const auto product = [&](Index first, Index rows, bool gated) {
+      const View y = gated ? empty(rows, half) : upload(old, exact()).block(first, rows);
+      run(stream(), op::Linear{.y = y,
+                               .x = x.block(first, rows),
+                               .w = w,
+                               .add = !gated,
+                               .gated = gated,
+                               .norm = norm,
+                               .eps = kEps});
+      return host(y);
+    };
+    for (const bool gated : {false, true}) {
+      const Host all = product(0, kMost, gated);
+      for (const Index rows : {1, 2, 4, 5, 8, 9, 17, 33}) {
+        Host part(rows, all.cols);
+        for (Index r = 0; r < rows; ++r)
+          for (Index c = 0; c < all.cols; ++c) part(r, c) = all(20 + r, c);
+        expect_same(product(20, rows, gated), part);
+      }
+    }
   }
 }
 
@@ -238,6 +403,29 @@ TEST(LinearCheck, RefusesWhatItCannotMultiply) {
   EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .bias = sums}), Error);
   EXPECT_THROW(run(stream, op::Linear{.y = sums, .x = x, .w = w, .bias = bias, .add = true}),
                Error);
+  const Matrix hidden(stream, DType::bf16, 2, 2), gated_sums(stream, DType::f32, 2, 2);
+  const Matrix residual(stream, DType::f32, 2, 8), norm(stream, DType::f32, 1, 8);
+  const auto gate = [&](View to, ConstView from, ConstView by, bool add) {
+    run(stream, op::Linear{.y = to, .x = from, .w = w, .add = add, .gated = true, .norm = by});
+  };
+  EXPECT_THROW(gate(gated_sums, x, {}, false), Error);
+  EXPECT_THROW(gate(gated_sums, x, {}, true), Error);
+  EXPECT_THROW(gate(y, x, {}, false), Error);
+  EXPECT_THROW(gate(hidden, x, norm, false), Error);
+  EXPECT_THROW(gate(hidden, residual, {}, false), Error);
+  EXPECT_THROW(gate(hidden, residual, residual, false), Error);
+  const std::vector<Span> spans{{0, 2, 0}};
+  const auto rotate = [&](View to, View columns, bool add) {
+    run(stream,
+        op::Linear{.y = to,
+                   .x = x,
+                   .w = w,
+                   .add = add,
+                   .rope = {.x = columns, .heads = 1, .base = 10, .batch = batch_of(spans)}});
+  };
+  EXPECT_THROW(rotate(y, y.view().columns(2, 2), false), Error);
+  EXPECT_THROW(rotate(y, hidden, false), Error);
+  EXPECT_THROW(rotate(sums, sums, true), Error);
   EXPECT_THROW(run(stream, op::PackLinear{.panels = w, .w = w}), Error);
   EXPECT_THROW(run(stream, op::LinearBackward{.dw = w, .dy = y, .x = x}), Error);
   EXPECT_THROW(run(stream, op::LinearBackward{.dbias = narrow, .dy = y}), Error);

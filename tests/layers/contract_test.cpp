@@ -157,6 +157,16 @@ TEST_P(Contract, MatchesFloat64) {
   expect_float64({{0, 30, 0}, {30, 7, 0}});
 }
 
+TEST_P(Contract, AddsToTheStreamThatItReads) {
+  SmallLayer small = make();
+  const Host stream = random(kTokens, SmallLayer::kWidth, DType::f32, 1, 3);
+  const Host norm = random(1, SmallLayer::kWidth, DType::f32, 2);
+  const auto [after, alone] = small.forward_on_stream(stream, norm, {{0, 30, 0}, {30, 7, 0}});
+  Host expected = stream;
+  for (std::size_t i = 0; i < expected.values.size(); ++i) expected.values[i] += alone.values[i];
+  expect_close(after, expected, exact_of(dtype()), law(1));
+}
+
 TEST_P(Contract, CuttingASequenceChangesNothing) {
   SmallLayer small = make();
   const Host x = input(1);

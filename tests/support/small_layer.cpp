@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/rms_norm.h"
+#include "kernels/run.h"
+
 namespace samba::test {
 
 Host values_of(const Parameter& p, int seed) {
@@ -54,7 +57,11 @@ void SmallLayer::shake(DType dtype, int seed) {
 }
 
 Matrix SmallLayer::upload(const Host& x) {
-  Matrix m(stream_, dtype_, x.rows, x.cols);
+  return upload(x, dtype_);
+}
+
+Matrix SmallLayer::upload(const Host& x, DType dtype) {
+  Matrix m(stream_, dtype, x.rows, x.cols);
   auto* values = const_cast<double*>(x.values.data());
   copy(m, View{reinterpret_cast<std::byte*>(values), x.rows, x.cols, x.cols, DType::f64});
   return m;
@@ -65,6 +72,18 @@ Host SmallLayer::forward(const Host& x, const std::vector<Span>& spans, States* 
   Pass pass{stream_, batch_of(spans), states, false};
   layer_->forward(pass, in, out);
   return host(out);
+}
+
+SmallLayer::OnStream SmallLayer::forward_on_stream(const Host& stream, const Host& norm,
+                                                   const std::vector<Span>& spans) {
+  constexpr double kEps = 1e-5;
+  const Matrix residual = upload(stream, exact_of(dtype_)), w = upload(norm, exact_of(dtype_));
+  const Matrix rows = upload(Host(stream.rows, stream.cols)), out = upload(host(rows));
+  Pass pass{stream_, batch_of(spans), nullptr, false};
+  run(stream_, op::RmsNorm{.y = rows, .x = residual, .w = w, .eps = kEps});
+  layer_->forward(pass, rows, out);
+  layer_->forward(pass, Input(residual, dtype_, w.view(), kEps), Output(residual, true));
+  return {host(residual), host(out)};
 }
 
 Host SmallLayer::backward(const Host& x, const std::vector<Span>& spans, const Host& dy) {

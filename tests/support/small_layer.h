@@ -27,6 +27,12 @@ class SmallLayer {
 
   /// The layer's output for x [N, kWidth]. Spans with slots read and leave `states`.
   Host forward(const Host& x, const std::vector<Span>& spans, States* states = nullptr);
+  /// The residual stream behind the layer, which reads it through a norm of those weights and adds
+  /// to it; and what it makes of the normed rows where it adds to nothing.
+  struct OnStream {
+    Host stream, alone;
+  };
+  OnStream forward_on_stream(const Host& stream, const Host& norm, const std::vector<Span>& spans);
   /// dx and, in every parameter's grad, its gradient, for a loss whose gradient by the output is
   /// dy. Spans have no slots.
   Host backward(const Host& x, const std::vector<Span>& spans, const Host& dy);
@@ -42,6 +48,7 @@ class SmallLayer {
 
  private:
   Matrix upload(const Host& x);
+  Matrix upload(const Host& x, DType);
 
   Stream stream_;
   DType dtype_;

@@ -1,6 +1,8 @@
 #include "kernels/linear.h"
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/rms_norm.h"
+#include "kernels/swiglu.h"
 
 namespace samba {
 namespace {
@@ -59,15 +61,29 @@ void run_on(CpuStream& stream, const op::PackLinear& op) {
 
 template <Tier>
 void run_on(CpuStream& stream, const op::Linear& op) {
+  ConstView x = op.x;
+  View y = op.y;
+  Matrix normed, halves;
+  if (!op.norm.empty()) {
+    normed = Matrix(stream, op.dtype(), x.rows, x.cols);
+    run_on<kTier>(stream, op::RmsNorm{.y = normed, .x = x, .w = op.norm, .eps = op.eps});
+    x = normed;
+  }
+  if (op.gated) y = halves = Matrix(stream, op.dtype(), x.rows, op.outputs());
   visit_float(op.dtype(), [&]<class T>() {
     Product<T> product{
-        .y = op.y, .a = operand<T>(op.x, true), .bias = op.bias, .depth = op.x.cols, .add = op.add};
+        .y = y, .a = operand<T>(x, true), .bias = op.bias, .depth = x.cols, .add = op.add};
     if (op.packed)
       product.panels = reinterpret_cast<const Packed<T>*>(op.w.data);
     else
       product.b = operand<T>(op.w, true);
     Gemm<T>(product).run(stream);
   });
+  if (op.gated)
+    run_on<kTier>(stream, op::SwiGlu{.y = op.y,
+                                     .gate = y.columns(0, op.y.cols),
+                                     .up = y.columns(op.y.cols, op.y.cols)});
+  if (!op.rope.x.empty()) run_on<kTier>(stream, op.rope);
 }
 
 template <Tier>

@@ -26,9 +26,11 @@ __device__ Best best_of_warp(Best best) {
 /// A block takes a row. Columns that hold nothing greater than -infinity give column 0.
 __global__ __launch_bounds__(kThreads) void argmax(const op::Argmax op) {
   __shared__ Best warps[kThreads / 32];
+  let_next_begin();
+  wait_for_previous();
   const float* x = op.x.row<float>(blockIdx.x);
   Best best{-INFINITY, 0};
-#pragma unroll 4
+#pragma unroll 16
   for (int i = threadIdx.x; i < op.x.cols; i += kThreads)
     if (x[i] > best.value) best = {x[i], i};
   best = best_of_warp(best);
@@ -42,7 +44,7 @@ __global__ __launch_bounds__(kThreads) void argmax(const op::Argmax op) {
 }  // namespace
 
 void run_on(CudaStream& stream, const op::Argmax& op) {
-  launch(stream, argmax, static_cast<unsigned>(op.x.rows), kThreads, 0, op);
+  launch_early(stream, argmax, static_cast<unsigned>(op.x.rows), kThreads, 0, op);
 }
 
 }  // namespace samba

@@ -19,19 +19,6 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
 
-/// On Hopper a kernel may be launched while the one before still runs, which then waits here for
-/// its results; that one says when: where all its blocks have begun.
-__device__ void wait_for_kernel_before() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ void allow_kernel_behind() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 /// How the work of a call is cut.
 struct Cut {
   int ring;      ///< rows of a ring
@@ -177,6 +164,18 @@ __device__ void leave_row(const op::Attention& op, const Cut& cut, const Item& i
   };
   copy_heads(op.key_state, op.k, op.heads.width);
   copy_heads(op.value_state, op.v, op.heads.value_width);
+}
+
+/// Asks for a piece's keys and values, a thread for a row; rows lie at multiples of 16 bytes.
+__device__ void prefetch_chunk(const op::Attention& op, const Cut& cut, const Item& item) {
+  const Piece piece(op, cut, item);
+  if (piece.span.slot < 0) return;
+  const auto bytes = static_cast<unsigned>(cut.together * op.heads.width * sizeof(Bf16));
+  const Index col = item.kv_head * op.heads.width;
+  for (int i = piece.begin + static_cast<int>(threadIdx.x); i < piece.end; i += kThreads) {
+    prefetch_run(op.key_state.row<Bf16>(piece.span.slot) + i * op.k.cols + col, bytes);
+    prefetch_run(op.value_state.row<Bf16>(piece.span.slot) + i * op.v.cols + col, bytes);
+  }
 }
 
 // ---- bf16 on tensor cores --------------------------------------------------------------------
@@ -413,16 +412,19 @@ __global__ void __launch_bounds__(kThreads, L::resident)
     decode_chunks(const op::Attention op, const Cut cut, const Partials partials) {
   extern __shared__ __align__(128) Bf16 memory[];
   __shared__ float largests[L::heads][kWarps], totals[L::heads][kWarps];
-  allow_kernel_behind();
-  for (int number = static_cast<int>(blockIdx.x);; number += static_cast<int>(gridDim.x)) {
-    const Item item = find_item(op, cut, number);
-    if (item.span < 0) return;
+  let_next_begin();
+  int number = static_cast<int>(blockIdx.x);
+  Item item = find_item(op, cut, number);
+  if (item.span >= 0) prefetch_chunk(op, cut, item);
+  wait_for_previous();
+  for (; item.span >= 0; item = find_item(op, cut, number)) {
     const Piece piece(op, cut, item);
     Worker<L> worker;
     worker.attend(op, cut, item, piece, memory + threadIdx.x / 32 * L::stages * L::stage);
     worker.finish(op, cut, item, piece, partials, reinterpret_cast<float*>(memory), largests,
                   totals);
     leave_row<Bf16>(op, cut, item, piece);
+    number += static_cast<int>(gridDim.x);
   }
 }
 
@@ -434,7 +436,8 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     decode_generally(const op::Attention op, const Cut cut, const Partials partials) {
   extern __shared__ float floats[];
-  allow_kernel_behind();
+  let_next_begin();
+  wait_for_previous();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int width = static_cast<int>(op.heads.width),
             value_width = static_cast<int>(op.heads.value_width);
@@ -544,13 +547,14 @@ __global__ void __launch_bounds__(kJoinThreads)
   extern __shared__ float2 totals[];  // [chunks]: as in Partials; then .x is the chunk's factor
   __shared__ alignas(16) float scratch[kJoinThreads * n];
   constexpr int kWarpsOfJoin = kJoinThreads / 32;
+  let_next_begin();
   const Span span = op.batch.spans[blockIdx.y];
-  if (!decodes(op, span)) return;
   const int head = static_cast<int>(blockIdx.x), heads = static_cast<int>(op.heads.heads);
   const int width = static_cast<int>(op.heads.value_width), lane = threadIdx.x % 32;
   const int chunks = Sight(op, cut, span).chunks();
   const Index first = Index{blockIdx.y} * cut.chunks * heads + head;
-  wait_for_kernel_before();
+  wait_for_previous();
+  if (!decodes(op, span)) return;
 
   float largest = kNothing;
   for (int i = threadIdx.x; i < chunks; i += kJoinThreads) {
@@ -617,8 +621,8 @@ unsigned grid_of(CudaStream& stream, const op::Attention& op, const Cut& cut, in
 template <class L>
 void launch_chunks(CudaStream& stream, const op::Attention& op, const Cut& cut,
                    const Partials& partials) {
-  launch(stream, decode_chunks<L>, grid_of(stream, op, cut, L::resident), kThreads, L::shared, op,
-         cut, partials);
+  launch_early(stream, decode_chunks<L>, grid_of(stream, op, cut, L::resident), kThreads, L::shared,
+               op, cut, partials);
 }
 
 template <int halves>
@@ -635,18 +639,9 @@ void launch_chunks(CudaStream& stream, const op::Attention& op, const Cut& cut,
 template <class T, int n>
 void launch_join(CudaStream& stream, const op::Attention& op, const Cut& cut,
                  const Partials& partials) {
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>(op.heads.heads), static_cast<unsigned>(op.batch.count));
-  config.blockDim = kJoinThreads;
-  config.dynamicSmemBytes = sizeof(float2) * static_cast<std::size_t>(cut.chunks);
-  config.stream = stream.get();
-  config.attrs = &early;
-  config.numAttrs = stream.hopper() ? 1 : 0;
-  cuda_check(cudaLaunchKernelEx(&config, join<T, n>, op, cut, partials));
+  const dim3 grid(static_cast<unsigned>(op.heads.heads), static_cast<unsigned>(op.batch.count));
+  launch_early(stream, join<T, n>, grid, kJoinThreads,
+               sizeof(float2) * static_cast<std::size_t>(cut.chunks), op, cut, partials);
 }
 
 /// Whether there is a kernel on tensor cores for the heads, and rows lie as it needs them.
@@ -692,8 +687,8 @@ void decode(CudaStream& stream, const op::Attention& op) {
   const Partials partials{sums, totals};
   if (!tensor_cores)
     visit_float(op.dtype(), [&]<class T>() {
-      launch(stream, decode_generally<T>, grid_of(stream, op, cut, 8), kThreads, shared(), op, cut,
-             partials);
+      launch_early(stream, decode_generally<T>, grid_of(stream, op, cut, 8), kThreads, shared(), op,
+                   cut, partials);
     });
   else if (cut.heads == 8)
     launch_chunks<1>(stream, op, cut, partials);

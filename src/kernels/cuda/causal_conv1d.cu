@@ -203,25 +203,30 @@ __global__ void keep_state(const op::CausalConv1d op) {
 
 /// Spans of one token: a thread has a channel of one, and of its state.
 template <class T>
-__global__ void step(const op::CausalConv1d op) {
+__global__ void __launch_bounds__(kThreads) step(const op::CausalConv1d op) {
+  let_next_begin();
   const Index i = Index{blockIdx.x} * kThreads + threadIdx.x, channels = op.y.cols;
-  const Index row = i / channels, e = i % channels;
-  if (row >= op.y.rows) return;
-  const Span span = op.batch.spans[row];
-  const Index taps = op.w.cols;
+  const Index row = i / channels, e = i % channels, taps = op.w.cols;
+  const bool exists = row < op.y.rows;
+  const Span span = op.batch.spans[exists ? row : 0];
+  const float* w = op.w.row<float>(exists ? e : 0);
   const bool stateful = !op.state.empty() && span.slot >= 0;
   const bool continues = stateful && span.position > 0;
   float* state = stateful ? op.state.row<float>(span.slot) + e : nullptr;
-  const float* w = op.w.row<float>(e);
+  float weights[kTaps];
+#pragma unroll
+  for (int j = 0; j < kTaps; ++j) weights[j] = taps == kTaps ? w[j] : 0;
+  float sum = op.bias.empty() ? 0 : op.bias.row<float>(0)[exists ? e : 0];
+  wait_for_previous();
+  if (!exists) return;
   const float x = to_float(op.x.row<T>(row)[e]);
-  float sum = op.bias.empty() ? 0 : op.bias.row<float>(0)[e];
   if (taps == kTaps) {
     float rows[kTaps];
 #pragma unroll
     for (int j = 0; j < kTaps - 1; ++j) rows[j] = continues ? state[j * channels] : 0;
     rows[kTaps - 1] = x;
 #pragma unroll
-    for (int j = 0; j < kTaps; ++j) sum = fmaf(w[j], rows[j], sum);
+    for (int j = 0; j < kTaps; ++j) sum = fmaf(weights[j], rows[j], sum);
     if (stateful)
 #pragma unroll
       for (int j = 0; j < kTaps - 1; ++j) state[j * channels] = rows[j + 1];
@@ -390,7 +395,8 @@ void run_on(CudaStream& stream, const op::CausalConv1d& call) {
   op.batch.spans =
       stream.resident(std::span(op.batch.spans, static_cast<std::size_t>(op.batch.count)));
   visit_float(op.dtype(), [&]<class T>() {
-    if (op.batch.longest == 1) return launch(stream, step<T>, blocks(elements), kThreads, 0, op);
+    if (op.batch.longest == 1)
+      return launch_early(stream, step<T>, blocks(elements), kThreads, 0, op);
     if (op.w.cols == kTaps && aligned(kWide, op.y, op.x))
       launch(stream, convolve<T>, tiles(op.y, kRows), kThreads, 0, op);
     else

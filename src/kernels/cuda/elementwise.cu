@@ -11,6 +11,8 @@ constexpr int kThreads = 256;
 /// first is waited for.
 template <class To, class From, int n, int runs, bool add>
 __global__ void convert(const op::Convert op) {
+  let_next_begin();
+  wait_for_previous();
   const Index first = Index{blockIdx.x} * (kThreads * runs) + threadIdx.x;
   float from[runs][n], to[runs][n];
 #pragma unroll
@@ -36,9 +38,9 @@ void launch_convert(CudaStream& stream, const op::Convert& op) {
   const auto blocks =
       static_cast<unsigned>(ceil_div(op.to.rows * op.to.cols, Index{kThreads} * n * runs));
   if (op.add)
-    launch(stream, convert<To, From, n, runs, true>, blocks, kThreads, 0, op);
+    launch_early(stream, convert<To, From, n, runs, true>, blocks, kThreads, 0, op);
   else
-    launch(stream, convert<To, From, n, runs, false>, blocks, kThreads, 0, op);
+    launch_early(stream, convert<To, From, n, runs, false>, blocks, kThreads, 0, op);
 }
 
 template <class V>

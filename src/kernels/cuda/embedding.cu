@@ -12,6 +12,7 @@ constexpr int kThreads = 256;
 /// A thread takes n neighbouring columns of one row.
 template <class T, int n>
 __global__ void embedding(const op::Embedding op) {
+  let_next_begin();
   const auto [row, col] = place_of<n>(Index{blockIdx.x} * kThreads + threadIdx.x, op.y.cols);
   if (row >= op.y.rows) return;
   const Index token = *op.tokens.row<std::int32_t>(row);
@@ -192,6 +193,7 @@ __global__ void __launch_bounds__(kSumThreads)
 
 }  // namespace
 
+/// Launched in the ordinary way: what came before a pass has ended when it begins (launch.cuh).
 void run_on(CudaStream& stream, const op::Embedding& op) {
   const auto blocks = [&](int n) {
     return static_cast<unsigned>(ceil_div(op.y.rows * op.y.cols, Index{kThreads} * n));

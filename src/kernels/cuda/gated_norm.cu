@@ -38,6 +38,8 @@ __device__ inline void visit_runs(Index width, const F& f) {
 /// twice.
 template <class T, bool whole, int kept>
 __global__ void __launch_bounds__(kThreads) gated_norm(const op::GatedNorm op) {
+  let_next_begin();
+  wait_for_previous();
   constexpr int kHeld = kept > 0 ? kept : 1;
   const Index width = op.w.cols;
   const auto [row, head] = place_of<1>(Index{blockIdx.x} * kWarps + warp(), op.y.cols / width);
@@ -152,7 +154,8 @@ void launch_forward(CudaStream& stream, const op::GatedNorm& op, Index heads) {
   const auto kernel = width <= kColumns       ? gated_norm<T, whole, 1>
                       : width <= 4 * kColumns ? gated_norm<T, whole, 4>
                                               : gated_norm<T, whole, 0>;
-  launch(stream, kernel, static_cast<unsigned>(ceil_div(heads, Index{kWarps})), kThreads, 0, op);
+  launch_early(stream, kernel, static_cast<unsigned>(ceil_div(heads, Index{kWarps})), kThreads, 0,
+               op);
 }
 
 template <class T, bool whole>

@@ -90,6 +90,8 @@ __global__ void __launch_bounds__(kStepThreads)
   __shared__ float query[tokens][kRows], key[tokens][kRows],
       decay[tokens][columns ? kStepCols : kRows];
   __shared__ float value[tokens][kStepCols], sums[tokens][kStepWarps][kStepCols];
+  let_next_begin();
+  wait_for_previous();
   const Span span = r.batch.spans[blockIdx.x];
   if (span.length > r.longest) return;
   const Index head = blockIdx.y, first_col = Index{blockIdx.z} * kStepCols;
@@ -211,7 +213,7 @@ void walk_by_tokens(CudaStream& stream, const Recurrence& r) {
     const auto kernel = window.count <= 2 * kGroups   ? walk_tokens<T, 2, reverse, columns>
                         : window.count <= 8 * kGroups ? walk_tokens<T, 8, reverse, columns>
                                                       : walk_tokens<T, 32, reverse, columns>;
-    launch(stream, kernel, grid, kStepThreads, 0, r, window);
+    launch_early(stream, kernel, grid, kStepThreads, 0, r, window);
   }
 }
 

@@ -16,6 +16,8 @@ unsigned blocks(ConstView v, int n) {
 /// A thread takes n neighbouring columns of one row of z.
 template <class T, int n>
 __global__ void query_key(const op::MegaQueryKey op) {
+  let_next_begin();
+  wait_for_previous();
   const Index width = op.z.cols;
   const auto [row, col] = place_of<n>(Index{blockIdx.x} * kThreads + threadIdx.x, width);
   if (row >= op.z.rows) return;
@@ -88,6 +90,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, int n>
 __global__ void gate(const op::MegaGate op) {
+  let_next_begin();
+  wait_for_previous();
   const auto [row, col] = place_of<n>(Index{blockIdx.x} * kThreads + threadIdx.x, op.y.cols);
   if (row >= op.y.rows) return;
   float u[n], h[n], hx[n], x[n];
@@ -130,9 +134,9 @@ __global__ void gate_backward(const op::MegaGateBackward op) {
 void run_on(CudaStream& stream, const op::MegaQueryKey& op) {
   visit_float(op.dtype(), [&]<class T>() {
     if (op.z.cols % 4 == 0 && aligned(4, op.q, op.k, op.z, op.gamma, op.beta, op.bias))
-      launch(stream, query_key<T, 4>, blocks(op.z, 4), kThreads, 0, op);
+      launch_early(stream, query_key<T, 4>, blocks(op.z, 4), kThreads, 0, op);
     else
-      launch(stream, query_key<T, 1>, blocks(op.z, 1), kThreads, 0, op);
+      launch_early(stream, query_key<T, 1>, blocks(op.z, 1), kThreads, 0, op);
   });
 }
 
@@ -158,9 +162,9 @@ void run_on(CudaStream& stream, const op::MegaQueryKeyBackward& op) {
 void run_on(CudaStream& stream, const op::MegaGate& op) {
   visit_float(op.dtype(), [&]<class T>() {
     if (aligned(4, op.y, op.u, op.h, op.hx, op.x))
-      launch(stream, gate<T, 4>, blocks(op.y, 4), kThreads, 0, op);
+      launch_early(stream, gate<T, 4>, blocks(op.y, 4), kThreads, 0, op);
     else
-      launch(stream, gate<T, 1>, blocks(op.y, 1), kThreads, 0, op);
+      launch_early(stream, gate<T, 1>, blocks(op.y, 1), kThreads, 0, op);
   });
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/rms_norm.h"
@@ -8,16 +9,14 @@
 namespace samba {
 namespace {
 
-// A block takes a row, a thread of it runs of kRun columns, a block's width apart. Neighbouring
-// threads then access 16 bytes of f32 and 8 of bf16. Where a row is at most kKept runs a thread,
-// they stay in registers; longer ones are read twice.
-constexpr int kRun = 4, kKept = 2;
+// A block takes a row (norm.cuh). Where that is at most kKept runs a thread, they stay in
+// registers; longer ones are read twice.
+constexpr int kRun = kNormRun, kKept = kNormKept;
 /// Backward holds twice as much in registers.
 constexpr int kMostThreads = 1024, kMostThreadsBackward = 512;
 
 int threads_for(Index width, int most) {
-  const Index warps = ceil_div(width, Index{32} * kRun * kKept);
-  return static_cast<int>(32 * std::min<Index>(warps, most / 32));
+  return static_cast<int>(32 * std::min<Index>(norm_warps(width), most / 32));
 }
 
 bool fits(Index width, int threads) {
@@ -49,23 +48,18 @@ __device__ inline void store_normal(const op::RmsNorm& op, Index row, Index col,
   load_run<whole>(y, op.w.row<float>(0) + col, left);
 #pragma unroll
   for (int i = 0; i < kRun; ++i) {
-    normal[i] = to_float(from_float<T>(x[i] * scale));
+    normal[i] = normal_of<T>(x[i], scale);
     y[i] *= normal[i];
   }
   if (!op.normal.empty()) store_run<whole>(op.normal.row<T>(row) + col, normal, left);
   store_run<whole>(op.y.row<T>(row) + col, y, left);
 }
 
-__device__ inline float squares_of(const float (&x)[kRun]) {
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kRun; ++i) sum += x[i] * x[i];
-  return sum;
-}
-
 template <class T, bool whole, bool kept>
 __global__ void rms_norm(const op::RmsNorm op) {
   __shared__ float scratch[kMostThreads / 32];
+  let_next_begin();
+  wait_for_previous();
   const Index row = blockIdx.x, width = op.y.cols;
   // `sum` may be x itself.
   const bool apart = !op.sum.empty() && (!op.add.empty() || op.sum.data != op.x.data);
@@ -86,10 +80,10 @@ __global__ void rms_norm(const op::RmsNorm op) {
     float (&values)[kRun] = x[kept ? run : 0];
     if constexpr (!kept) load_sum<T, whole>(op, row, col, values);
     if (apart) store_run<whole>(op.sum.row<float>(row) + col, values, width - col);
-    squares += squares_of(values);
+    add_squares(squares, values);
   }
   squares = block_sum(squares, scratch);
-  const float scale = 1 / sqrtf(squares / static_cast<float>(width) + static_cast<float>(op.eps));
+  const float scale = norm_scale(squares, width, op.eps);
   if (threadIdx.x == 0 && !op.scale.empty()) *op.scale.row<float>(row) = scale;
 #pragma unroll
   for (int run = 0; run < runs; ++run) {
@@ -238,7 +232,7 @@ void run_on(CudaStream& stream, const op::RmsNorm& op) {
     const auto kernel = fits(op.y.cols, threads)
                             ? (whole ? rms_norm<T, true, true> : rms_norm<T, false, true>)
                             : (whole ? rms_norm<T, true, false> : rms_norm<T, false, false>);
-    launch(stream, kernel, rows, threads, 0, op);
+    launch_early(stream, kernel, rows, threads, 0, op);
   });
 }
 

@@ -215,6 +215,7 @@ constexpr int kStepStates = kGroup / kStepParts;
 template <class T>
 __global__ void __launch_bounds__(kStepThreads) step(const op::SelectiveScan op) {
   __shared__ float sums[kStepParts][kLanes];
+  let_next_begin();
   const int lane = threadIdx.x % kLanes, part = threadIdx.x / kLanes;
   const Index channels = op.y.cols, states = op.b.cols;
   const unsigned tiles = static_cast<unsigned>(ceil_div(channels, kLanes));
@@ -224,17 +225,37 @@ __global__ void __launch_bounds__(kStepThreads) step(const op::SelectiveScan op)
   const bool stateful = exists && !op.state.empty() && span.slot >= 0;
   const bool continues = stateful && span.position > 0;
   float* state = stateful ? op.state.row<float>(span.slot) + e : nullptr;
+  float a[kStepStates];
+  const auto load_decays = [&](Index first) {
+#pragma unroll
+    for (int i = 0; i < kStepStates; ++i) {
+      const Index n = first + i;
+      if (n >= states)
+        a[i] = 0;
+      else
+        a[i] = op.decay.empty() ? decay_of(op.a_log.row<float>(e)[n]) : op.decay.row<float>(n)[e];
+    }
+  };
+  load_decays(part * kStepStates);
+  const float bias = op.dt_bias.row<float>(0)[e], skip = op.d.row<float>(0)[e];
+  if (continues)
+#pragma unroll
+    for (int i = 0; i < kStepStates; ++i)
+      if (part * kStepStates + i < states) prefetch(state + (part * kStepStates + i) * channels);
+  wait_for_previous();
   const float u = to_float(op.u.row<T>(span.first)[e]);
-  const float dt = to_float(op.dt.row<T>(span.first)[e]) + op.dt_bias.row<float>(0)[e];
+  const float dt = to_float(op.dt.row<T>(span.first)[e]) + bias;
+  float z = 0;
+  if (!op.z.empty()) z = to_float(op.z.row<T>(span.first)[e]);
   float y = 0;
   for (Index n0 = 0; n0 < states; n0 += kGroup) {
     const Index first = n0 + part * kStepStates;
-    float a[kStepStates] = {}, h[kStepStates] = {}, b[kStepStates] = {}, c[kStepStates] = {};
+    if (n0 > 0) load_decays(first);
+    float h[kStepStates] = {}, b[kStepStates] = {}, c[kStepStates] = {};
 #pragma unroll
     for (int i = 0; i < kStepStates; ++i) {
       const Index n = first + i;
       if (n >= states) continue;
-      a[i] = op.decay.empty() ? decay_of(op.a_log.row<float>(e)[n]) : op.decay.row<float>(n)[e];
       h[i] = continues ? state[n * channels] : 0;
       b[i] = to_float(op.b.row<T>(span.first)[n]), c[i] = to_float(op.c.row<T>(span.first)[n]);
     }
@@ -250,11 +271,8 @@ __global__ void __launch_bounds__(kStepThreads) step(const op::SelectiveScan op)
     __syncthreads();
   }
   if (part > 0 || !exists) return;
-  y = fmaf(op.d.row<float>(0)[e], u, y);
-  if (!op.z.empty()) {
-    const float z = to_float(op.z.row<T>(span.first)[e]);
-    y *= z * sigmoid_of<T>(z);
-  }
+  y = fmaf(skip, u, y);
+  if (!op.z.empty()) y *= z * sigmoid_of<T>(z);
   op.y.row<T>(span.first)[e] = from_float<T>(y);
 }
 
@@ -291,7 +309,7 @@ void run_on(CudaStream& stream, const op::SelectiveScan& call) {
   visit_float(op.dtype(), [&]<class T>() {
     if (op.batch.longest == 1 && op.h.empty()) {
       const auto blocks = static_cast<unsigned>(count * ceil_div(channels, Index{kLanes}));
-      return launch(stream, step<T>, blocks, kStepThreads, 0, op);
+      return launch_early(stream, step<T>, blocks, kStepThreads, 0, op);
     }
     // All of these give the same bits.
     const auto whole = [&](int run) { return aligned(run, op.y, op.u, op.dt, op.z); };

@@ -11,6 +11,8 @@ constexpr int kThreads = 256;
 /// A thread takes n neighbouring columns of one row.
 template <class T, int n>
 __global__ void silu_forward(const op::Silu op) {
+  let_next_begin();
+  wait_for_previous();
   const auto [row, col] = place_of<n>(Index{blockIdx.x} * kThreads + threadIdx.x, op.y.cols);
   if (row >= op.y.rows) return;
   float x[n];
@@ -42,9 +44,9 @@ void run_on(CudaStream& stream, const op::Silu& op) {
   visit_float(op.dtype(), [&]<class T>() {
     constexpr int n = 16 / sizeof(T);
     if (aligned(n, op.y, op.x))
-      launch(stream, silu_forward<T, n>, blocks(op.y, n), kThreads, 0, op);
+      launch_early(stream, silu_forward<T, n>, blocks(op.y, n), kThreads, 0, op);
     else
-      launch(stream, silu_forward<T, 1>, blocks(op.y, 1), kThreads, 0, op);
+      launch_early(stream, silu_forward<T, 1>, blocks(op.y, 1), kThreads, 0, op);
   });
 }
 
