@@ -29,12 +29,20 @@ void Linear::check() const {
   expect_float("linear: x", x);
   expect_sums("linear: y", y, x.rows, y.cols, x.dtype);
   expect_exact("linear: y", y, add);
+  if (gated) {
+    expect_shape("linear: y", y, x.rows, y.cols, x.dtype);
+    if (add || !bias.empty()) fail("linear: a gated product takes no bias, and is not added to");
+  }
+  if (!product.empty()) {
+    if (!gated) fail("linear: product: expected `gated` beside it");
+    expect_shape("linear: product", product, x.rows, outputs(), x.dtype);
+  }
   if (!bias.empty()) {
     expect_shape("linear: bias", bias, 1, y.cols, exact_of(x.dtype));
     if (add) fail("linear: expected either a bias or something to add to, found both");
   }
-  if (!packed) return expect_shape("linear: w", w, y.cols, x.cols, x.dtype);
-  expect_shape("linear: w", w, PackLinear::panel_rows(y.cols), PackLinear::panel_cols(x.cols),
+  if (!packed) return expect_shape("linear: w", w, outputs(), x.cols, x.dtype);
+  expect_shape("linear: w", w, PackLinear::panel_rows(outputs()), PackLinear::panel_cols(x.cols),
                x.dtype);
   if (w.stride != w.cols)
     fail("linear: w: expected panels without gaps, found stride ", w.stride, " of ", shape_of(w));
@@ -46,6 +54,12 @@ void LinearBackward::check() const {
     expect_sums("linear_backward: dx", dx, dy.rows, dx.cols, dy.dtype);
     expect_exact("linear_backward: dx", dx, add_dx);
     expect_shape("linear_backward: w", w, dy.cols, dx.cols, dy.dtype);
+  }
+  if (!product.empty()) {
+    if (!dx.empty()) fail("linear_backward: expected either dx or product, found both");
+    expect_shape("linear_backward: again", again, dy.rows, again.cols, dy.dtype);
+    expect_shape("linear_backward: product", product, dy.rows, 2 * again.cols, dy.dtype);
+    expect_shape("linear_backward: w", w, dy.cols, again.cols, dy.dtype);
   }
   if (!dw.empty()) {
     expect_shape("linear_backward: dw", dw, dy.cols, dw.cols, exact_of(dy.dtype));

@@ -22,7 +22,8 @@ struct PackLinear {
   void check() const;
 };
 
-/// y = x wᵀ + bias, or y += x wᵀ.
+/// y = x wᵀ + bias, or y += x wᵀ. With `gated` the upper half of w makes gates and the lower half
+/// what they gate, y = silu(gate) * up (op::SwiGlu, of what is rounded to y's type).
 ///
 /// Every element of y is one sum over the inputs in ascending order, kept in f32 (f64 for f64) and
 /// rounded once, whatever N is, however the weight lies and however many threads work: a row's bits
@@ -31,19 +32,24 @@ struct PackLinear {
 struct Linear {
   static constexpr const char* kName = "linear";
 
-  View y;               ///< [N, O] out; dtype of x, or f32
+  View y;               ///< [N, O] out; dtype of x, or f32; gated [N, O / 2] of x's dtype
   ConstView x;          ///< [N, I]
   ConstView w;          ///< [O, I] of x's dtype; with `packed` what PackLinear wrote of it
   ConstView bias = {};  ///< [1, O] f32 (f64 for f64); may be left out, must be with `add`
   bool packed = false;  ///< w lies in panels
   bool add = false;     ///< add to y instead of overwriting it; y must then be f32 or f64
+  bool gated = false;   ///< then without bias and add
+  View product = {};    ///< [N, O] out, of x's dtype: gate and up side by side; may be left out
 
+  /// O
+  Index outputs() const { return gated ? 2 * y.cols : y.cols; }
   DType dtype() const { return x.dtype; }
   void check() const;
 };
 
 /// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw and dbias are added to. Each
-/// may be left out.
+/// may be left out. In place of dx, the gradient of a gated product can be asked for of which x was
+/// made, x = silu(gate) * up. That x is made `again`, before dw, whose x it may be.
 ///
 /// The sums are those of Linear: over the outputs in ascending order for dx, over the rows for dw
 /// and dbias, beginning with the old value where they are added to. Rows given in several calls,
@@ -56,8 +62,10 @@ struct LinearBackward {
   View dbias = {};      ///< [1, O] f32 (f64 for f64)
   ConstView dy;         ///< [N, O]
   ConstView x = {};     ///< [N, I] of dy's dtype; needed for dw
-  ConstView w = {};     ///< [O, I] of dy's dtype, not packed; needed for dx
+  ConstView w = {};     ///< [O, I] of dy's dtype, not packed; needed for dx and product
   bool add_dx = false;  ///< dx must then be f32 or f64
+  View product = {};    ///< [N, 2 I] gate and up of dy's dtype, becomes their gradient
+  View again = {};      ///< [N, I] out, with `product`: silu(gate) * up of dy's dtype
 
   DType dtype() const { return dy.dtype; }
   void check() const;

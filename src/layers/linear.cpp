@@ -31,6 +31,27 @@ void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) 
                          .add_dx = add});
 }
 
+void Linear::forward_gated(Pass& pass, ConstView x, View y, View product) const {
+  const bool packed = !weight_.packed.empty();
+  run(pass.stream, op::Linear{.y = y,
+                              .x = x,
+                              .w = packed ? weight_.packed : weight_.value,
+                              .packed = packed,
+                              .gated = true,
+                              .product = product});
+}
+
+void Linear::backward_gated(Pass& pass, ConstView dy, View product) const {
+  const Matrix x(pass.stream, dy.dtype, dy.rows, product.cols / 2);
+  run(pass.stream, op::LinearBackward{.dw = weight_.grad,
+                                      .dbias = bias_ != nullptr ? bias_->grad.view() : View{},
+                                      .dy = dy,
+                                      .x = x,
+                                      .w = weight_.value,
+                                      .product = product,
+                                      .again = x});
+}
+
 double Linear::flops(Index tokens) const {
   const double bias = bias_ != nullptr ? static_cast<double>(bias_->size()) : 0;
   return (2.0 * static_cast<double>(weight_.size()) + bias) * static_cast<double>(tokens);

@@ -1,6 +1,7 @@
 #include "kernels/linear.h"
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/swiglu.h"
 
 namespace samba {
 namespace {
@@ -46,6 +47,13 @@ void add_rows(CpuStream& stream, ConstView dy, View dbias) {
   });
 }
 
+View gates_of(View product) {
+  return product.columns(0, product.cols / 2);
+}
+View ups_of(View product) {
+  return product.columns(product.cols / 2, product.cols / 2);
+}
+
 }  // namespace
 
 template <Tier>
@@ -57,8 +65,16 @@ void run_on(CpuStream& stream, const op::PackLinear& op) {
   });
 }
 
-template <Tier>
+template <Tier tier>
 void run_on(CpuStream& stream, const op::Linear& op) {
+  if (op.gated) {
+    const bool keep = !op.product.empty();
+    const Matrix scratch(stream, op.dtype(), keep ? 0 : op.y.rows, op.outputs());
+    const View product = keep ? op.product : scratch.view();
+    run_on<tier>(stream, op::Linear{.y = product, .x = op.x, .w = op.w, .packed = op.packed});
+    return run_on<tier>(
+        stream, op::SwiGlu{.y = op.y, .gate = gates_of(product), .up = ups_of(product)});
+  }
   visit_float(op.dtype(), [&]<class T>() {
     Product<T> product{
         .y = op.y, .a = operand<T>(op.x, true), .bias = op.bias, .depth = op.x.cols, .add = op.add};
@@ -70,8 +86,16 @@ void run_on(CpuStream& stream, const op::Linear& op) {
   });
 }
 
-template <Tier>
+template <Tier tier>
 void run_on(CpuStream& stream, const op::LinearBackward& op) {
+  if (!op.product.empty()) {
+    const View gate = gates_of(op.product), up = ups_of(op.product);
+    run_on<tier>(stream, op::LinearBackward{.dx = op.again, .dy = op.dy, .w = op.w});
+    run_on<tier>(
+        stream,
+        op::SwiGluBackward{
+            .dgate = gate, .dup = up, .y = op.again, .dy = op.again, .gate = gate, .up = up});
+  }
   visit_float(op.dtype(), [&]<class T>() {
     if (!op.dx.empty())
       Gemm<T>({.y = op.dx,
