@@ -72,8 +72,8 @@ void run_on(CpuStream& stream, const op::Linear& op) {
     const Matrix scratch(stream, op.dtype(), keep ? 0 : op.y.rows, op.outputs());
     const View product = keep ? op.product : scratch.view();
     run_on<tier>(stream, op::Linear{.y = product, .x = op.x, .w = op.w, .packed = op.packed});
-    return run_on<tier>(
-        stream, op::SwiGlu{.y = op.y, .gate = gates_of(product), .up = ups_of(product)});
+    return run_on<tier>(stream,
+                        op::SwiGlu{.y = op.y, .gate = gates_of(product), .up = ups_of(product)});
   }
   visit_float(op.dtype(), [&]<class T>() {
     Product<T> product{

@@ -326,7 +326,7 @@ struct Owner {
       const auto* from = reinterpret_cast<const float4*>(job.parts + place * kPart) + thread();
 #pragma unroll
       for (int i = 0; i < kTileColumns / 8; ++i) {
-        const float4 sum = __ldcg(from + i * 128);
+        const float4 sum = from[i * 128];
         d[4 * i] += sum.x, d[4 * i + 1] += sum.y, d[4 * i + 2] += sum.z, d[4 * i + 3] += sum.w;
       }
     }
