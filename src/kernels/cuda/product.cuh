@@ -12,6 +12,9 @@ namespace samba::product {
 constexpr int kCluster = 2;
 /// Batches of products that a warpgroup leaves unfinished while it issues the next.
 constexpr int kPending = 1;
+/// Steps by which the second warpgroup of a block lags behind the first, so that one multiplies
+/// alone, at twice its speed, while the other sends its results away.
+constexpr int kLag = 1;
 
 bool multiply(CudaStream&, const MatrixProduct&);
 /// `gated` of op::Linear, and `product` of op::LinearBackward.

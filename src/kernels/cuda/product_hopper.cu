@@ -43,7 +43,8 @@ bool multiply_gated(CudaStream& stream, const op::Linear& op) {
   }
   job.c[2] = hopper::tensor_map(op.y, 64, kOwnRows);
   job.keep = keep;
-  run_job<Form::forward, Finish::gated>(stream, job, op.y.rows, width, op.x.cols);
+  job.tiles = tiles_of<Finish::gated>(stream, op.y.rows, width, op.x.cols);
+  run_job<Form::forward, Finish::gated>(stream, job);
   return true;
 }
 
@@ -58,7 +59,8 @@ bool multiply_gated_backward(CudaStream& stream, const op::LinearBackward& op) {
   job.c[1] = hopper::tensor_map(ups, 64, kOwnRows);
   job.c[2] = hopper::tensor_map(op.again, 64, kOwnRows);
   job.columns = static_cast<int>(width);
-  run_job<Form::inputs, Finish::gated_backward>(stream, job, op.dy.rows, width, op.dy.cols);
+  job.tiles = tiles_of<Finish::gated_backward>(stream, op.dy.rows, width, op.dy.cols);
+  run_job<Form::inputs, Finish::gated_backward>(stream, job);
   return true;
 }
 

@@ -50,6 +50,9 @@ constexpr int kRight = kTileColumns * kDepth * 2;
 constexpr int kPanel = kOwnRows * 128;          ///< bytes of 64 rows of 64 bf16 or 32 floats
 constexpr int kPart = kOwnRows * kTileColumns;  ///< floats that a warpgroup leaves in scratch
 
+/// Rows of tiles that are made side by side: what runs at the same time is about as high as wide.
+constexpr int kHigh = 8;
+
 /// How many columns of a tile lie side by side in the result.
 template <Finish finish>
 constexpr int kColumns = finish == Finish::gated ? kTileColumns / 2 : kTileColumns;
@@ -67,6 +70,7 @@ struct Tiles {
   int whole;       ///< tiles that are not cut
   int parts;       ///< that each of the others is cut into
   int part_steps;  ///< of a part but the last, which may have fewer
+  int high;        ///< rows of tiles that are made side by side
 
   __host__ __device__ int cut() const { return rows * cols - whole; }
   __host__ __device__ int units() const { return whole + cut() * parts; }
@@ -98,6 +102,8 @@ struct Shared {
 
 using namespace hopper;
 
+/// Hardware barrier at which the second warpgroup learns that the first one is ahead.
+constexpr int kBegun = 3;
 /// Of a thread: 168 for each of three warpgroups are there.
 constexpr int kOwnerRegisters = 232, kCopyRegisters = 40;
 
@@ -122,10 +128,8 @@ struct Unit {
   int cut;         ///< number among the tiles that are cut
 };
 
-/// Tiles that run at the same time form a block that is about as high as wide: they share most of
-/// what they read.
+/// Tiles that run at the same time share most of what they read.
 __device__ inline Unit unit_of(const Tiles& tiles, int number) {
-  constexpr int kHigh = 8;
   int tile = number;
   Unit unit{.begin = 0, .end = tiles.steps, .part = tiles.parts - 1, .cut = 0};
   if (number >= tiles.whole) {
@@ -136,7 +140,8 @@ __device__ inline Unit unit_of(const Tiles& tiles, int number) {
     unit.end = min(unit.begin + tiles.part_steps, tiles.steps);
     tile = tiles.whole + unit.cut;
   }
-  const int first = tile / (kHigh * tiles.cols) * kHigh, high = min(kHigh, tiles.rows - first);
+  const int first = tile / (tiles.high * tiles.cols) * tiles.high;
+  const int high = min(tiles.high, tiles.rows - first);
   const int place = tile - first * tiles.cols;
   unit.row = first + place % high;
   unit.col = place / high;
@@ -236,13 +241,14 @@ __device__ inline Slopes slopes_of(float gate, float up, float dy) {
   return {dy * up * silu_slope(gate, s), dy * silu, silu * up};
 }
 
-template <Form form, Finish finish, int cluster, int stages, int pending>
+template <Form form, Finish finish, int cluster, int stages, int pending, int lag>
 struct Owner {
   Shared<finish, stages>& shared;
   const Job& job;
   int index;  ///< of the warpgroup
   Ring<stages> ring;
   int panel = 0;  ///< the next to go out
+  int ahead = 0;  ///< steps that the first warpgroup has issued, until the second one may begin
   int pair_parity = 0;
 
   __device__ static int thread() { return static_cast<int>(threadIdx.x) % 128; }
@@ -268,6 +274,10 @@ struct Owner {
                                    : describe_k_major(shared.left[0] + index * kBlock);
     const std::uint64_t right = kRightAcross ? describe_mn_major(shared.right[0], kBlock)
                                              : describe_k_major(shared.right[0]);
+    if (lag > 0 && index == 1 && ahead == 0) {
+      named_barrier_wait(kBegun, 256);
+      ahead = 1;
+    }
     int before = 0;
     for (int step = unit.begin; step < unit.end; ++step) {
       const int stage = ring.at;
@@ -280,6 +290,7 @@ struct Owner {
             right + (stage * kRight >> 4) + (kRightAcross ? mn_major_step(i) : k_major_step(i)),
             step > unit.begin || i > 0);
       wgmma_commit();
+      if (lag > 0 && index == 0 && ahead < lag && ++ahead == lag) named_barrier_arrive(kBegun, 256);
       wgmma_wait<pending>();
       if (pending == 0)
         release(stage);
@@ -288,11 +299,16 @@ struct Owner {
       before = stage;
       ring.advance();
       if constexpr (finish == Finish::gated_backward)
-        if (step == unit.begin && unit.part == job.tiles.parts - 1 && leads()) {
+        if (step == (unit.begin + unit.end) / 2 && unit.part == job.tiles.parts - 1 && leads()) {
           stores_wait_read<0>();
           load_pair(0, row, col);
           load_pair(1, row, col + 64);
         }
+    }
+    // The first unit may have fewer steps.
+    if (lag > 0 && index == 0 && ahead < lag) {
+      named_barrier_arrive(kBegun, 256);
+      ahead = lag;
     }
     wgmma_wait<0>();
     hold(d);
@@ -393,6 +409,7 @@ struct Owner {
     }
   }
 
+  /// Where sums are added to, each element is so once: its bits do not depend on who comes first.
   __device__ void finish_exact(const float (&d)[kTileColumns / 2], int row, int col) {
     const int own = thread() / 32 * 16 + lane() / 4, t = lane() % 4;
 #pragma unroll
@@ -510,7 +527,7 @@ struct Owner {
 
 #endif  // SAMBA_SM90A
 
-template <Form form, Finish finish, int cluster, int stages, int pending>
+template <Form form, Finish finish, int cluster, int stages, int pending, int lag>
 __global__ void __launch_bounds__(kThreads, 1)
     multiply([[maybe_unused]] const __grid_constant__ Job job) {
 #if SAMBA_SM90A
@@ -532,7 +549,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if constexpr (cluster > 1) cluster_wait();
   if (warp < kOwners * 4) {
     take_registers<kOwnerRegisters>();
-    Owner<form, finish, cluster, stages, pending>{shared, job, warp / 4, {}}.work();
+    Owner<form, finish, cluster, stages, pending, lag>{shared, job, warp / 4, {}}.work();
     if constexpr (cluster > 1) cluster_wait();
   } else {
     give_registers<kCopyRegisters>();
@@ -551,7 +568,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 /// write and to read: 64 KB of sums for each 64 rows beside 48 KB that a step copies.
 inline Tiles cut_tiles(int rows, int cols, int steps, int workers) {
   constexpr int kTurn = 4, kMerge = 6, kMostParts = 16, kFewestSteps = 8;
-  Tiles best{rows, cols, steps, rows * cols, 1, steps};
+  Tiles best{rows, cols, steps, rows * cols, 1, steps, kHigh};
   const int left = rows * cols % workers;
   int cost = left == 0 ? 0 : steps + kTurn;
   for (int parts = 2; left > 0 && parts <= kMostParts && parts * kFewestSteps <= steps; ++parts) {
@@ -561,23 +578,47 @@ inline Tiles cut_tiles(int rows, int cols, int steps, int workers) {
     const int costs = rounds * (part_steps + kTurn) + (parts - 1) * kMerge;
     if (costs >= cost) continue;
     cost = costs;
-    best = {rows, cols, steps, rows * cols - left, parts, part_steps};
+    best = {rows, cols, steps, rows * cols - left, parts, part_steps, kHigh};
   }
   return best;
 }
 
-template <Form form, Finish finish, int cluster, int stages, int pending>
-void launch_multiply(CudaStream& stream, const Job& job, unsigned blocks) {
-  const auto kernel = multiply<form, finish, cluster, stages, pending>;
+/// The tiles of a result for this GPU.
+template <Finish finish, int cluster = kCluster>
+Tiles tiles_of(const CudaStream& stream, Index rows, Index cols, Index depth) {
+  return cut_tiles(static_cast<int>(ceil_div(rows, Index{kTileRows} * cluster)),
+                   static_cast<int>(ceil_div(cols, Index{kColumns<finish>})),
+                   static_cast<int>(ceil_div(depth, Index{kDepth})),
+                   stream.multiprocessors() / cluster);
+}
+
+template <Form form, Finish finish, int cluster = kCluster, int stages = kUsualStages<finish>,
+          int pending = kPending, int lag = kLag>
+void run_job(CudaStream& stream, Job& job) {
+  const Tiles& tiles = job.tiles;
+  const Index places = Index{tiles.parts - 1} * tiles.cut() * cluster * kOwners;
+  Matrix parts, done;
+  if (places > 0) {
+    parts = Matrix(stream, DType::f32, places, kPart);
+    done = Matrix(stream, DType::i32, 1, places);
+    job.parts = parts.row<float>(0);
+    job.done = done.row<std::int32_t>(0);
+    cuda_check(cudaMemsetAsync(job.done, 0, static_cast<std::size_t>(done.bytes()), stream.get()));
+  }
+  const auto kernel = multiply<form, finish, cluster, stages, pending, lag>;
   constexpr std::size_t kShared = sizeof(Shared<finish, stages>);
   static_assert(kShared <= 227 << 10);
+  const auto blocks =
+      static_cast<unsigned>(std::min(stream.multiprocessors() / cluster, tiles.units()) * cluster);
   if constexpr (cluster == 1) {
     launch(stream, kernel, blocks, kThreads, kShared, job);
   } else {
     cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {cluster, 1, 1};
+    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
     cudaLaunchConfig_t config{};
     config.gridDim = blocks;
     config.blockDim = kThreads;
@@ -587,27 +628,6 @@ void launch_multiply(CudaStream& stream, const Job& job, unsigned blocks) {
     config.numAttrs = 1;
     cuda_check(cudaLaunchKernelEx(&config, kernel, job));
   }
-}
-
-/// Cuts the tiles of [rows, cols] and runs the job, whose maps are made.
-template <Form form, Finish finish, int cluster = kCluster, int stages = kUsualStages<finish>,
-          int pending = kPending>
-void run_job(CudaStream& stream, Job& job, Index rows, Index cols, Index depth) {
-  const int workers = stream.multiprocessors() / cluster;
-  job.tiles = cut_tiles(static_cast<int>(ceil_div(rows, Index{kTileRows} * cluster)),
-                        static_cast<int>(ceil_div(cols, Index{kColumns<finish>})),
-                        static_cast<int>(ceil_div(depth, Index{kDepth})), workers);
-  const Index places = Index{job.tiles.parts - 1} * job.tiles.cut() * cluster * kOwners;
-  Matrix parts, done;
-  if (places > 0) {
-    parts = Matrix(stream, DType::f32, places, kPart);
-    done = Matrix(stream, DType::i32, 1, places);
-    job.parts = parts.row<float>(0);
-    job.done = done.row<std::int32_t>(0);
-    cuda_check(cudaMemsetAsync(job.done, 0, static_cast<std::size_t>(done.bytes()), stream.get()));
-  }
-  launch_multiply<form, finish, cluster, stages, pending>(
-      stream, job, static_cast<unsigned>(std::min(workers, job.tiles.units()) * cluster));
 }
 
 /// Maps of the factors of a product. The halves of a tile's columns are columns of the same b,
@@ -621,17 +641,23 @@ void map_factors(Job& job, ConstView a, ConstView left, ConstView right) {
   job.b[1] = hopper::tensor_map(right, 64, high);
 }
 
-template <Form form, Finish finish, int cluster = kCluster, int stages = kUsualStages<finish>,
-          int pending = kPending>
-void multiply_plain(CudaStream& stream, const MatrixProduct& p) {
+template <Form form, Finish finish, int cluster = kCluster>
+Job job_of(const CudaStream& stream, const MatrixProduct& p) {
   Job job{};
   map_factors<form>(job, p.a, p.b, p.b);
   job.c[0] = hopper::tensor_map(p.c, finish == Finish::exact ? 32 : 64, kOwnRows);
   job.bias = p.bias.empty() ? nullptr : p.bias.row<float>(0);
   job.columns = static_cast<int>(p.c.cols);
   job.add = p.add;
-  run_job<form, finish, cluster, stages, pending>(stream, job, p.c.rows, p.c.cols,
-                                                  form == Form::weights ? p.a.rows : p.a.cols);
+  job.tiles = tiles_of<finish, cluster>(stream, p.c.rows, p.c.cols,
+                                        form == Form::weights ? p.a.rows : p.a.cols);
+  return job;
+}
+
+template <Form form, Finish finish>
+void multiply_plain(CudaStream& stream, const MatrixProduct& p) {
+  Job job = job_of<form, finish>(stream, p);
+  run_job<form, finish>(stream, job);
 }
 
 }  // namespace samba::product
