@@ -61,6 +61,9 @@ template <Finish finish>
 constexpr int kPanels = finish == Finish::gated_backward ? 5 : 2;
 template <Finish finish>
 constexpr int kUsualStages = finish == Finish::gated_backward ? 3 : 4;
+/// A lag takes a stage for itself.
+template <Finish finish>
+constexpr int kUsualLag = finish == Finish::gated_backward ? 0 : kLag;
 
 /// Tiles of one product, of a whole cluster each, and how they are cut.
 struct Tiles {
@@ -567,7 +570,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 /// slowest is done soonest. In steps, a unit costs kTurn beside its own, and a part more kMerge to
 /// write and to read: 64 KB of sums for each 64 rows beside 48 KB that a step copies.
 inline Tiles cut_tiles(int rows, int cols, int steps, int workers) {
-  constexpr int kTurn = 4, kMerge = 6, kMostParts = 16, kFewestSteps = 8;
+  constexpr int kTurn = 4, kMerge = 4, kMostParts = 16, kFewestSteps = 8;
   Tiles best{rows, cols, steps, rows * cols, 1, steps, kHigh};
   const int left = rows * cols % workers;
   int cost = left == 0 ? 0 : steps + kTurn;
@@ -593,7 +596,7 @@ Tiles tiles_of(const CudaStream& stream, Index rows, Index cols, Index depth) {
 }
 
 template <Form form, Finish finish, int cluster = kCluster, int stages = kUsualStages<finish>,
-          int pending = kPending, int lag = kLag>
+          int pending = kPending, int lag = kUsualLag<finish>>
 void run_job(CudaStream& stream, Job& job) {
   const Tiles& tiles = job.tiles;
   const Index places = Index{tiles.parts - 1} * tiles.cut() * cluster * kOwners;
