@@ -32,6 +32,10 @@ void Linear::check() const {
   else
     expect_sums("linear: y", y, x.rows, y.cols, type);
   if (gated && add) fail("linear: expected either a gate or something to add to, found both");
+  if (!product.empty()) {
+    if (!gated) fail("linear: product: expected `gated` beside it");
+    expect_shape("linear: product", product, x.rows, outputs(), type);
+  }
   if (!rope.x.empty()) {
     rope.check();
     expect_shape("linear: rope", rope.x, y.rows, std::min(rope.x.cols, y.cols), y.dtype);
@@ -55,6 +59,12 @@ void LinearBackward::check() const {
   if (!dx.empty()) {
     expect_sums("linear_backward: dx", dx, dy.rows, dx.cols, dy.dtype);
     expect_shape("linear_backward: w", w, dy.cols, dx.cols, dy.dtype);
+  }
+  if (!product.empty()) {
+    if (!dx.empty()) fail("linear_backward: expected either dx or product, found both");
+    expect_shape("linear_backward: again", again, dy.rows, again.cols, dy.dtype);
+    expect_shape("linear_backward: product", product, dy.rows, 2 * again.cols, dy.dtype);
+    expect_shape("linear_backward: w", w, dy.cols, again.cols, dy.dtype);
   }
   if (!dw.empty()) {
     expect_shape("linear_backward: dw", dw, dy.cols, dw.cols, exact_of(dy.dtype));

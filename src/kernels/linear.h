@@ -42,6 +42,7 @@ struct Linear {
   bool packed = false;  ///< w lies in panels
   bool add = false;     ///< add to y instead of overwriting it
   bool gated = false;   ///< not with `add`
+  View product = {};    ///< [N, O] out, of w's dtype: gate and up side by side; may be left out
   ConstView norm = {};  ///< [1, I] f32 (f64 for f64), op::RmsNorm's w; may be left out
   double eps = 0;       ///< op::RmsNorm's
   Rope rope = {};       ///< run on y's first columns, its x, in the end; without x: not
@@ -52,7 +53,8 @@ struct Linear {
 };
 
 /// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw and dbias are added to. Each
-/// may be left out.
+/// may be left out. In place of dx, the gradient of a gated product can be asked for of which x was
+/// made, x = silu(gate) * up. That x is made `again`, before dw, whose x it may be.
 ///
 /// The sums are those of Linear: over the outputs in ascending order for dx, over the rows for dw
 /// and dbias, beginning with the old value where they are added to. Rows given in several calls,
@@ -65,8 +67,10 @@ struct LinearBackward {
   View dbias = {};   ///< [1, O] f32 (f64 for f64)
   ConstView dy;      ///< [N, O]
   ConstView x = {};  ///< [N, I] of dy's dtype; needed for dw
-  ConstView w = {};  ///< [O, I] of dy's dtype, not packed; needed for dx
+  ConstView w = {};  ///< [O, I] of dy's dtype, not packed; needed for dx and product
   bool add_dx = false;
+  View product = {};  ///< [N, 2 I] gate and up of dy's dtype, becomes their gradient
+  View again = {};    ///< [N, I] out, with `product`: silu(gate) * up of dy's dtype
 
   DType dtype() const { return dy.dtype; }
   void check() const;

@@ -27,6 +27,7 @@ void Linear::forward(Pass& pass, const Input& x, const Output& y, const Then& th
                               .packed = packed,
                               .add = y.add,
                               .gated = then.gated,
+                              .product = then.product,
                               .norm = x.norm,
                               .eps = x.eps,
                               .rope = then.rope});
@@ -59,6 +60,17 @@ OwnRows::OwnRows(Pass& pass, const Output& to, DType dtype) : to_(to), rows_(to.
 
 void OwnRows::leave(Pass& pass) const {
   if (to_.add) run(pass.stream, op::Convert{.to = to_.y, .from = rows_, .add = true});
+}
+
+void Linear::backward_gated(Pass& pass, ConstView dy, View product) const {
+  const Matrix x(pass.stream, dy.dtype, dy.rows, product.cols / 2);
+  run(pass.stream, op::LinearBackward{.dw = weight_.grad,
+                                      .dbias = bias_ != nullptr ? bias_->grad.view() : View{},
+                                      .dy = dy,
+                                      .x = x,
+                                      .w = weight_.value,
+                                      .product = product,
+                                      .again = x});
 }
 
 double Linear::flops(Index tokens) const {

@@ -17,13 +17,19 @@ class Linear {
   /// What becomes of its sums, as in op::Linear.
   struct Then {
     bool gated = false;  ///< W holds gates and as many others: y is [N, O / 2]
+    View product = {};   ///< [N, O] out, both of these; may be left out
     op::Rope rope = {};  ///< of the first columns of y
   };
   /// x: [N, I], y: [N, O], of the model's dtype or f32.
-  void forward(Pass&, const Input& x, const Output& y, const Then& = {false, {}}) const;
+  void forward(Pass&, const Input& x, const Output& y, const Then& = {false, {}, {}}) const;
   /// dx is overwritten, or added to with `add`; the gradients of weight and bias
   /// are added to. Without x only dx is made, without dx only the others.
   void backward(Pass&, ConstView x, ConstView dy, View dx, bool add = false) const;
+
+  /// Of the projection behind a gated one: `product` [N, 2 I], of which its x was made, becomes its
+  /// gradient; the gradients of weight and bias are added to.
+  void backward_gated(Pass&, ConstView dy, View product) const;
+
   double flops(Index tokens) const;
 
  private:

@@ -1,8 +1,6 @@
 #include "layers/swiglu.h"
 
 #include "core/fields.h"
-#include "kernels/run.h"
-#include "kernels/swiglu.h"
 
 namespace samba {
 namespace {
@@ -21,28 +19,15 @@ SwiGlu::SwiGlu(const Config& config, Index d_model, Plan plan)
 
 void SwiGlu::forward(Pass& pass, const Input& x, const Output& y) {
   const Matrix hidden(pass.stream, x.dtype, x.rows(), width_);
-  if (!pass.training) {
-    gate_up_.forward(pass, x, hidden, {.gated = true});
-    return down_.forward(pass, hidden, y);
-  }
-  Matrix gate_up(pass.stream, x.dtype, x.rows(), 2 * width_);
-  gate_up_.forward(pass, x, gate_up);
-  run(pass.stream, op::SwiGlu{.y = hidden,
-                              .gate = gate_up.view().columns(0, width_),
-                              .up = gate_up.view().columns(width_, width_)});
+  if (pass.training) saved_ = Matrix(pass.stream, x.dtype, x.rows(), 2 * width_);
+  gate_up_.forward(pass, x, hidden,
+                   {.gated = true, .product = pass.training ? saved_.view() : View{}});
   down_.forward(pass, hidden, y);
-  saved_ = std::move(gate_up);
 }
 
 void SwiGlu::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
   const Matrix gate_up = std::move(saved_);
-  const View gate = gate_up.view().columns(0, width_), up = gate_up.view().columns(width_, width_);
-  const Matrix hidden(pass.stream, x.dtype, x.rows, width_);
-  down_.backward(pass, {}, dy, hidden);
-  run(pass.stream,
-      op::SwiGluBackward{
-          .dgate = gate, .dup = up, .y = hidden, .dy = hidden, .gate = gate, .up = up});
-  down_.backward(pass, hidden, dy, {});
+  down_.backward_gated(pass, dy, gate_up);
   gate_up_.backward(pass, x, gate_up, dx);
 }
 

@@ -1,5 +1,7 @@
 #include "kernels/linear.h"
 
+#include <cmath>
+
 #include "core/error.h"
 #include "kernels/rms_norm.h"
 #include "kernels/run.h"
@@ -44,6 +46,12 @@ class Linear : public KernelTest {
     const View y = empty(x.rows, w.rows, out, 3);
     run(stream(), op::Linear{.y = y, .x = x, .w = w});
     return y;
+  }
+  /// Checks that y holds the same sums, rounded to its type.
+  void expect_rounded(View y, View sums) {
+    const View rounded = empty(y.rows, y.cols);
+    copy(rounded, sums);
+    expect_same(host(y), host(rounded));
   }
 };
 SAMBA_KERNEL_TEST(Linear);
@@ -367,6 +375,176 @@ TEST_P(Linear, BackwardGivesTheSameBitsTwiceAndInPieces) {
     }
 }
 
+// ---- sizes of a GPU's own products
+// --------------------------------------------------------------- Tiles of 128 x 256 or, gated, 128
+// x 128, in pairs one below the other, 64 of the depth at a time: just above an edge and just
+// below, depths that are cut among workers, and more tiles than there are workers. Rows lie as its
+// copies want them.
+
+const std::vector<Sizes> kTileSizes{{129, 8, 136},    {256, 64, 256},   {257, 72, 264},
+                                    {385, 200, 520},  {130, 1096, 264}, {300, 2056, 136},
+                                    {4360, 64, 1032}, {200, 72, 18440}};
+
+/// The first and last rows, and some between.
+std::vector<Index> some_rows(Index rows) {
+  std::vector<Index> picked;
+  for (const Index row :
+       {Index{0}, Index{63}, Index{64}, Index{127}, Index{128}, rows / 2, rows - 1})
+    if (row < rows) picked.push_back(row);
+  return picked;
+}
+Host rows_of(const Host& x, const std::vector<Index>& rows) {
+  Host some(std::ssize(rows), x.cols);
+  for (Index r = 0; r < some.rows; ++r)
+    for (Index c = 0; c < x.cols; ++c) some(r, c) = x(rows[static_cast<std::size_t>(r)], c);
+  return some;
+}
+
+TEST_P(Linear, MatchesTheDefinitionAtTheEdgesOfTiles) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
+  for (const auto& [rows, inputs, outputs] : kTileSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    const Host x = random(rows, inputs, dtype(), 1), w = random(outputs, inputs, dtype(), 2);
+    const Host old = random(rows, outputs, exact(), 3), bias = random(1, outputs, exact(), 4);
+    const std::vector<Index> picked = some_rows(rows);
+    const Host expected = reference::linear(rows_of(x, picked), w);
+    Host added = expected, biased = expected;
+    for (Index r = 0; r < expected.rows; ++r)
+      for (Index o = 0; o < outputs; ++o) {
+        added(r, o) += old(picked[static_cast<std::size_t>(r)], o);
+        biased(r, o) += bias(0, o);
+      }
+    const View from = upload(x, dtype(), 8), weight = upload(w, dtype(), 16);
+    const View y = empty(rows, outputs, dtype(), 8), again = empty(rows, outputs, dtype(), 24);
+    const View wide = empty(rows, outputs, exact(), 4), sum = upload(old, exact(), 8);
+    const View with_bias = empty(rows, outputs), wide_with_bias = empty(rows, outputs, exact());
+    const View b = upload(bias, exact());
+    run(stream(), op::Linear{.y = y, .x = from, .w = weight});
+    run(stream(), op::Linear{.y = again, .x = from, .w = weight});
+    run(stream(), op::Linear{.y = wide, .x = from, .w = weight});
+    run(stream(), op::Linear{.y = sum, .x = from, .w = weight, .add = true});
+    run(stream(), op::Linear{.y = with_bias, .x = from, .w = weight, .bias = b});
+    run(stream(), op::Linear{.y = wide_with_bias, .x = from, .w = weight, .bias = b});
+    expect_close(rows_of(host(y), picked), expected, dtype(), inputs);
+    expect_close(rows_of(host(wide), picked), expected, exact(), inputs);
+    expect_close(rows_of(host(sum), picked), added, exact(), inputs + 1);
+    expect_close(rows_of(host(with_bias), picked), biased, dtype(), inputs + 1);
+    expect_close(rows_of(host(wide_with_bias), picked), biased, exact(), inputs + 1);
+    expect_same(host(again), host(y));
+    expect_rounded(y, wide);
+  }
+}
+
+TEST_P(Linear, BackwardMatchesTheDefinitionAtTheEdgesOfTiles) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
+  for (const auto& [rows, inputs, outputs] : kTileSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    const Host dy = random(rows, inputs, dtype(), 1), w = random(inputs, outputs, dtype(), 2);
+    const Host old = random(rows, outputs, exact(), 3);
+    const std::vector<Index> picked = some_rows(rows);
+    const Host expected = reference::linear(rows_of(dy, picked), transposed(w));
+    Host added = expected;
+    for (Index r = 0; r < expected.rows; ++r)
+      for (Index o = 0; o < outputs; ++o)
+        added(r, o) += old(picked[static_cast<std::size_t>(r)], o);
+    const View from = upload(dy, dtype(), 8), weight = upload(w, dtype(), 16);
+    const View dx = empty(rows, outputs, dtype(), 8), wide = empty(rows, outputs, exact(), 4);
+    const View sum = upload(old, exact(), 8);
+    run(stream(), op::LinearBackward{.dx = dx, .dy = from, .w = weight});
+    run(stream(), op::LinearBackward{.dx = wide, .dy = from, .w = weight});
+    run(stream(), op::LinearBackward{.dx = sum, .dy = from, .w = weight, .add_dx = true});
+    expect_close(rows_of(host(dx), picked), expected, dtype(), inputs);
+    expect_close(rows_of(host(wide), picked), expected, exact(), inputs);
+    expect_close(rows_of(host(sum), picked), added, exact(), inputs + 1);
+    expect_rounded(dx, wide);
+  }
+}
+
+TEST_P(Linear, BackwardByWeightsMatchesTheDefinitionAtTheEdgesOfTiles) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
+  for (const auto& [outputs, rows, inputs] : kTileSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs));
+    // More than a GPU's few rows.
+    const Index tokens = rows + 128;
+    const Host x = random(tokens, inputs, dtype(), 1);
+    const Host dy = random(tokens, (outputs + 7) / 8 * 8, dtype(), 2);
+    const Host old = random(dy.cols, inputs, exact(), 3);
+    const std::vector<Index> picked = some_rows(dy.cols);
+    Host expected = reference::linear(rows_of(transposed(dy), picked), transposed(x));
+    const Host some_old = rows_of(old, picked);
+    for (std::size_t i = 0; i < some_old.values.size(); ++i)
+      expected.values[i] += some_old.values[i];
+    const View dw = upload(old, exact(), 4), again = upload(old, exact(), 12);
+    const View from = upload(dy, dtype(), 8), by = upload(x, dtype(), 16);
+    run(stream(), op::LinearBackward{.dw = dw, .dy = from, .x = by});
+    run(stream(), op::LinearBackward{.dw = again, .dy = from, .x = by});
+    expect_close(rows_of(host(dw), picked), expected, exact(), tokens + 1);
+    expect_same(host(again), host(dw));
+  }
+}
+
+// ---- gated
+// ---------------------------------------------------------------------------------------
+
+const std::vector<Sizes> kGatedSizes{{1, 3, 5},       {17, 65, 40},    {129, 72, 64},
+                                     {300, 72, 136},  {257, 2056, 72}, {385, 200, 520},
+                                     {2200, 64, 1160}};
+
+TEST_P(Linear, GatedIsTheProductAndSwiGlu) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
+  for (const auto& [rows, inputs, width] : kGatedSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", width));
+    const Host x = random(rows, inputs, dtype(), 1);
+    const Host w = random(2 * width, inputs, dtype(), 2, 1 / std::sqrt(inputs));
+    const View from = upload(x, dtype(), 8), weight = upload(w, dtype(), 8);
+    const View product = empty(rows, 2 * width, dtype(), 16), y = empty(rows, width, dtype(), 8);
+    const View alone = empty(rows, width), packed = empty(rows, width);
+    run(stream(), op::Linear{.y = y, .x = from, .w = weight, .gated = true, .product = product});
+    run(stream(), op::Linear{.y = alone, .x = from, .w = weight, .gated = true});
+    run(stream(),
+        op::Linear{.y = packed, .x = from, .w = pack(weight), .packed = true, .gated = true});
+    const std::vector<Index> picked = some_rows(rows);
+    expect_close(rows_of(host(product), picked), reference::linear(rows_of(x, picked), w), dtype(),
+                 inputs);
+    const View hidden = empty(rows, width);
+    run(stream(),
+        op::SwiGlu{
+            .y = hidden, .gate = product.columns(0, width), .up = product.columns(width, width)});
+    expect_same(host(y), host(hidden));
+    expect_same(host(alone), host(y));
+    expect_same(host(packed), host(y));
+  }
+}
+
+TEST_P(Linear, BackwardOfAGatedProductIsThatOfSwiGlu) {
+  SAMBA_SKIP_ON_SLOWER_TIERS();
+  for (const auto& [rows, outputs, width] : kGatedSizes) {
+    SCOPED_TRACE(text_of(rows, " x ", outputs, " x ", width));
+    const Host gate_up = random(rows, 2 * width, dtype(), 1, 2);
+    const Host dy = random(rows, outputs, dtype(), 2);
+    const Host w = random(outputs, width, dtype(), 3, 1 / std::sqrt(outputs));
+    const View from = upload(dy, dtype(), 8), weight = upload(w, dtype(), 8);
+    const View product = upload(gate_up, dtype(), 16), again = empty(rows, width, dtype(), 8);
+    const View dw = zeros(outputs, width, exact());
+    run(stream(),
+        op::LinearBackward{
+            .dw = dw, .dy = from, .x = again, .w = weight, .product = product, .again = again});
+    const View old = upload(gate_up), slopes = empty(rows, 2 * width), hidden = empty(rows, width);
+    const View dx = empty(rows, width), expected_dw = zeros(outputs, width, exact());
+    run(stream(), op::LinearBackward{.dx = dx, .dy = from, .w = weight});
+    run(stream(), op::SwiGluBackward{.dgate = slopes.columns(0, width),
+                                     .dup = slopes.columns(width, width),
+                                     .y = hidden,
+                                     .dy = dx,
+                                     .gate = old.columns(0, width),
+                                     .up = old.columns(width, width)});
+    run(stream(), op::LinearBackward{.dw = expected_dw, .dy = from, .x = hidden});
+    expect_close(host(product), host(slopes), dtype(), Law{.terms = outputs, .rounded = dtype()});
+    expect_same(host(again), host(hidden));
+    expect_same(host(dw), host(expected_dw));
+  }
+}
+
 TEST(LinearBackward, MatchesFiniteDifferences) {
   Stream plain(1, Tier::plain);
   Matrix x(plain, DType::f64, 3, 7), w(plain, DType::f64, 5, 7), y(plain, DType::f64, 3, 5);
@@ -429,6 +607,14 @@ TEST(LinearCheck, RefusesWhatItCannotMultiply) {
   EXPECT_THROW(run(stream, op::PackLinear{.panels = w, .w = w}), Error);
   EXPECT_THROW(run(stream, op::LinearBackward{.dw = w, .dy = y, .x = x}), Error);
   EXPECT_THROW(run(stream, op::LinearBackward{.dbias = narrow, .dy = y}), Error);
+  const Matrix half(stream, DType::bf16, 2, 2), wide_half(stream, DType::f32, 2, 2);
+  EXPECT_THROW(run(stream, op::Linear{.y = half, .x = x, .w = w}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .gated = true}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = wide_half, .x = x, .w = w, .gated = true}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = y, .x = x, .w = w, .product = y}), Error);
+  EXPECT_THROW(run(stream, op::Linear{.y = half, .x = x, .w = w, .gated = true, .product = half}),
+               Error);
+  EXPECT_THROW(run(stream, op::LinearBackward{.dy = y, .w = w, .product = x}), Error);
 }
 
 }  // namespace

@@ -48,6 +48,13 @@ void add_rows(CpuStream& stream, ConstView dy, View dbias) {
   });
 }
 
+View gates_of(View product) {
+  return product.columns(0, product.cols / 2);
+}
+View ups_of(View product) {
+  return product.columns(product.cols / 2, product.cols / 2);
+}
+
 }  // namespace
 
 template <Tier>
@@ -59,17 +66,20 @@ void run_on(CpuStream& stream, const op::PackLinear& op) {
   });
 }
 
-template <Tier>
+template <Tier tier>
 void run_on(CpuStream& stream, const op::Linear& op) {
   ConstView x = op.x;
   View y = op.y;
   Matrix normed, halves;
   if (!op.norm.empty()) {
     normed = Matrix(stream, op.dtype(), x.rows, x.cols);
-    run_on<kTier>(stream, op::RmsNorm{.y = normed, .x = x, .w = op.norm, .eps = op.eps});
+    run_on<tier>(stream, op::RmsNorm{.y = normed, .x = x, .w = op.norm, .eps = op.eps});
     x = normed;
   }
-  if (op.gated) y = halves = Matrix(stream, op.dtype(), x.rows, op.outputs());
+  if (op.gated) {
+    y = op.product;
+    if (y.empty()) y = halves = Matrix(stream, op.dtype(), x.rows, op.outputs());
+  }
   visit_float(op.dtype(), [&]<class T>() {
     Product<T> product{
         .y = y, .a = operand<T>(x, true), .bias = op.bias, .depth = x.cols, .add = op.add};
@@ -79,15 +89,20 @@ void run_on(CpuStream& stream, const op::Linear& op) {
       product.b = operand<T>(op.w, true);
     Gemm<T>(product).run(stream);
   });
-  if (op.gated)
-    run_on<kTier>(stream, op::SwiGlu{.y = op.y,
-                                     .gate = y.columns(0, op.y.cols),
-                                     .up = y.columns(op.y.cols, op.y.cols)});
-  if (!op.rope.x.empty()) run_on<kTier>(stream, op.rope);
+  if (op.gated) run_on<tier>(stream, op::SwiGlu{.y = op.y, .gate = gates_of(y), .up = ups_of(y)});
+  if (!op.rope.x.empty()) run_on<tier>(stream, op.rope);
 }
 
-template <Tier>
+template <Tier tier>
 void run_on(CpuStream& stream, const op::LinearBackward& op) {
+  if (!op.product.empty()) {
+    const View gate = gates_of(op.product), up = ups_of(op.product);
+    run_on<tier>(stream, op::LinearBackward{.dx = op.again, .dy = op.dy, .w = op.w});
+    run_on<tier>(
+        stream,
+        op::SwiGluBackward{
+            .dgate = gate, .dup = up, .y = op.again, .dy = op.again, .gate = gate, .up = up});
+  }
   visit_float(op.dtype(), [&]<class T>() {
     if (!op.dx.empty())
       Gemm<T>({.y = op.dx,

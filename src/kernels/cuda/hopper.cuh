@@ -35,42 +35,45 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
 }
 
-/// A map of bf16 [planes, rows, cols] with strides in elements, from which tensor_load takes tiles
-/// of box_planes x box_rows x box_cols, as box_planes * box_rows rows swizzled by 128 bytes:
-/// box_cols at most 64, the others at most 256. Elements beyond the edges are read as zeros and not
-/// written. For a `const __grid_constant__ CUtensorMap` parameter. Needs can_map().
+/// A map of bf16 or f32 [planes, rows, cols] with strides in elements, from which tensor_load takes
+/// tiles of box_planes x box_rows x box_cols, as box_planes * box_rows rows swizzled by 128 bytes:
+/// box_cols at most 128 bytes, the others at most 256. Elements beyond the edges are read as zeros
+/// and not written. For a `const __grid_constant__ CUtensorMap` parameter. Needs can_map().
 inline CUtensorMap tensor_map(const void* data, Index cols, Index rows, Index row_stride,
                               Index planes, Index plane_stride, int box_cols, int box_rows,
-                              int box_planes = 1) {
+                              int box_planes = 1, DType dtype = DType::bf16) {
   static const PFN_cuTensorMapEncodeTiled_v12000 encode = tensor_map_encoder();
   CUtensorMap map;
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows),
                               static_cast<cuuint64_t>(planes)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(row_stride) * 2,
-                                static_cast<cuuint64_t>(plane_stride) * 2};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(row_stride * size_of(dtype)),
+                                static_cast<cuuint64_t>(plane_stride * size_of(dtype))};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows),
                             static_cast<cuuint32_t>(box_planes)};
   const cuuint32_t steps[] = {1, 1, 1};
-  const CUresult result =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides,
-             box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(
+      &map,
+      dtype == DType::f32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3,
+      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     fail("cuda: no tensor map of ", rows, " rows of ", cols, " in steps of ", row_stride,
          " (CUresult ", static_cast<int>(result), ")");
   return map;
 }
 
-/// The map of a view of bf16 as one plane.
+/// The map of a view of bf16 or f32 as one plane.
 inline CUtensorMap tensor_map(ConstView view, int box_cols, int box_rows) {
   return tensor_map(view.data, view.cols, view.rows, view.stride, 1, view.rows * view.stride,
-                    box_cols, box_rows);
+                    box_cols, box_rows, 1, view.dtype);
 }
 
 /// Whether a map of this view can be made: starts of rows at multiples of 16 bytes.
-inline bool can_map(ConstView view) {
-  return view.dtype == DType::bf16 && reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
-         view.stride % 8 == 0 && view.rows < (Index{1} << 31) && view.cols < (Index{1} << 31);
+inline bool can_map(ConstView view, DType dtype = DType::bf16) {
+  return view.dtype == dtype && reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
+         view.stride * size_of(dtype) % 16 == 0 && view.rows < (Index{1} << 31) &&
+         view.cols < (Index{1} << 31);
 }
 
 #if SAMBA_SM90A
@@ -155,6 +158,75 @@ __device__ inline void bulk_load(void* to, const void* from, int bytes, std::uin
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
       "[%3];" ::"r"(shared_address(to)),
       "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+/// The same tile at the same place of every block of the cluster whose bit is set in `blocks`; the
+/// bytes count at each one's own barrier.
+__device__ inline void tensor_load_to_all(void* to, const CUtensorMap& map, std::uint64_t* barrier,
+                                          int col, int row, std::uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(to)),
+      "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(shared_address(barrier)), "r"(col), "r"(row),
+      "r"(0), "h"(blocks)
+      : "memory");
+}
+/// Lets the L2 cache fetch a tile.
+__device__ inline void tensor_prefetch(const CUtensorMap& map, int col, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(
+                   reinterpret_cast<std::uint64_t>(&map)),
+               "r"(col), "r"(row), "r"(0)
+               : "memory");
+}
+/// Copies a tile from shared memory, swizzled as tensor_load leaves it; what is beyond the edges is
+/// left out. After fence_async_shared() and a barrier.
+__device__ inline void tensor_store(const CUtensorMap& map, const void* from, int col, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
+          reinterpret_cast<std::uint64_t>(&map)),
+      "r"(shared_address(from)), "r"(col), "r"(row), "r"(0)
+      : "memory");
+}
+/// The same, added to what is there.
+__device__ inline void tensor_add(const CUtensorMap& map, const void* from, int col, int row) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], "
+      "[%1];" ::"l"(reinterpret_cast<std::uint64_t>(&map)),
+      "r"(shared_address(from)), "r"(col), "r"(row), "r"(0)
+      : "memory");
+}
+/// Makes a group of this thread's stores since the last one.
+__device__ inline void stores_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/// Waits until at most `pending` groups still read shared memory.
+template <int pending>
+__device__ inline void stores_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
+}
+/// Waits until all groups have been written.
+__device__ inline void stores_wait() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// ---- clusters --------------------------------------------------------------------------------
+
+/// All threads of the cluster, each of them once.
+__device__ inline void cluster_wait() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+/// Arrives at the barrier that lies at this place in the shared memory of a block of the cluster.
+__device__ inline void barrier_arrive_at(std::uint64_t* barrier, int block) {
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(
+          shared_address(barrier)),
+      "r"(block)
       : "memory");
 }
 

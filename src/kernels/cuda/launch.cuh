@@ -47,6 +47,24 @@ void launch(CudaStream& stream, void (*kernel)(Parameters...), dim3 grid, dim3 b
   kernel<<<grid, block, shared, stream.get()>>>(arguments...);
 }
 
+/// The same with an attribute.
+template <class... Parameters, class... Arguments>
+void launch_with(const cudaLaunchAttribute& attribute, CudaStream& stream,
+                 void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared,
+                 const Arguments&... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || stream.rehearses()) return;
+  allow_shared(kernel, shared);
+  cudaLaunchAttribute own = attribute;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream.get();
+  config.attrs = &own;
+  config.numAttrs = 1;
+  cuda_check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+}
+
 // Decoding is a chain of kernels so short that their beginnings and ends take longer than their
 // work. So on Hopper a kernel of that chain may begin before the one before it has ended
 // (launch_early). NVIDIA, CUDA Programming Guide, "Programmatic Dependent Launch and
@@ -67,19 +85,10 @@ template <class... Parameters, class... Arguments>
 void launch_early(CudaStream& stream, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                   std::size_t shared, const Arguments&... arguments) {
   if (!stream.hopper()) return launch(stream, kernel, grid, block, shared, arguments...);
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || stream.rehearses()) return;
-  allow_shared(kernel, shared);
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared;
-  config.stream = stream.get();
-  config.attrs = &early;
-  config.numAttrs = 1;
-  cuda_check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+  launch_with(early, stream, kernel, grid, block, shared, arguments...);
 }
 
 /// Waits for the end of all kernels before; see above.

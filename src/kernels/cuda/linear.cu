@@ -5,6 +5,7 @@
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/product.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/vector.cuh"
@@ -12,11 +13,12 @@
 #include "kernels/rms_norm.h"
 #include "kernels/swiglu.h"
 
-// Products of matrices take one of three ways:
+// Products of matrices take one of four ways:
+//   ours      many rows of bf16 on Hopper, product_hopper.cuh: those that is_ours() names
 //   library   cuBLASLt: many rows
 //   few rows  at most kFewRows of bf16: reading the weight once is what takes the time
 //   any       every other: odd widths and strides, few rows of f32
-// The last two give a row the same bits in any company. So does the library for one number of rows;
+// The last two give a row the same bits in any company. So do the others for one number of rows;
 // who mixes sequences in a pass mixes few rows only.
 
 namespace samba {
@@ -455,14 +457,63 @@ void add_bias_gradient(CudaStream& stream, const op::LinearBackward& op) {
   });
 }
 
+// ---- many rows ---------------------------------------------------------------------------------
+
+/// Whether our kernel is the faster one where both take a product: `script/bench cuda product`
+/// prints both.
+bool is_ours(const MatrixProduct& p) {
+  constexpr bool kForward = true, kInputs = true, kWeights = true;
+  return p.a_transposed ? kWeights : p.b_transposed ? kForward : kInputs;
+}
+
 bool library_takes(const MatrixProduct& p) {
   const int n = 16 / static_cast<int>(size_of(p.a.dtype));
   return aligned(n, p.a, p.b) && aligned(4, p.c);
 }
 
 void multiply(CudaStream& stream, const MatrixProduct& p, Index rows) {
-  if (rows > kFewRows && library_takes(p) && stream.blas().run(stream, p)) return;
+  if (rows > kFewRows) {
+    if (is_ours(p) && product::multiply(stream, p)) return;
+    if (library_takes(p) && stream.blas().run(stream, p)) return;
+  }
   multiply_any(stream, p);
+}
+
+void multiply_rows(CudaStream& stream, const op::Linear& op) {
+  if (is_few_rows(op)) return multiply_few_rows(stream, op);
+  multiply(stream,
+           {.c = op.y, .a = op.x, .b = op.w, .b_transposed = true, .bias = op.bias, .add = op.add},
+           op.x.rows);
+}
+
+// ---- gated -------------------------------------------------------------------------------------
+
+View gates_of(View product) {
+  return product.columns(0, product.cols / 2);
+}
+View ups_of(View product) {
+  return product.columns(product.cols / 2, product.cols / 2);
+}
+
+void multiply_gated(CudaStream& stream, const op::Linear& op) {
+  if (product::multiply_gated(stream, op)) return;
+  Matrix scratch;
+  View product = op.product;
+  if (product.empty()) {
+    scratch = Matrix(stream, op.dtype(), op.y.rows, op.outputs());
+    product = scratch;
+  }
+  multiply_rows(stream, {.y = product, .x = op.x, .w = op.w, .bias = op.bias});
+  run_on(stream, op::SwiGlu{.y = op.y, .gate = gates_of(product), .up = ups_of(product)});
+}
+
+void multiply_gated_backward(CudaStream& stream, const op::LinearBackward& op) {
+  if (product::multiply_gated_backward(stream, op)) return;
+  multiply(stream, {.c = op.again, .a = op.dy, .b = op.w}, op.dy.rows);
+  const View gate = gates_of(op.product), up = ups_of(op.product);
+  run_on(stream,
+         op::SwiGluBackward{
+             .dgate = gate, .dup = up, .y = op.again, .dy = op.again, .gate = gate, .up = up});
 }
 
 }  // namespace
@@ -478,8 +529,7 @@ void run_on(CudaStream& stream, const op::PackLinear& op) {
 
 void run_on(CudaStream& stream, const op::Linear& call) {
   op::Linear op = call;
-  const Index outputs = op.outputs();
-  if (op.packed) op.w = {op.w.data, outputs, op.x.cols, op.x.cols, op.w.dtype};
+  if (op.packed) op.w = {op.w.data, op.outputs(), op.x.cols, op.x.cols, op.w.dtype};
   Matrix rows;
   if (!op.norm.empty() && !is_few_rows(op)) {
     rows = Matrix(stream, op.dtype(), op.x.rows, op.x.cols);
@@ -487,7 +537,7 @@ void run_on(CudaStream& stream, const op::Linear& call) {
     op.x = rows;
     op.norm = {};
   }
-  if (is_few_rows(op)) {
+  if (is_few_rows(op) && op.product.empty()) {
     if (op.rope.x.empty()) return multiply_few_rows(stream, op);
     if (rotates_itself(op)) {
       Batch& batch = op.rope.batch;
@@ -498,26 +548,14 @@ void run_on(CudaStream& stream, const op::Linear& call) {
     multiply_few_rows(stream, op);
     return run_on(stream, call.rope);
   }
-  Matrix halves;
-  if (op.gated) halves = Matrix(stream, op.dtype(), op.x.rows, outputs);
-  multiply(stream,
-           {.c = op.gated ? halves.view() : op.y,
-            .a = op.x,
-            .b = op.w,
-            .b_transposed = true,
-            .bias = op.bias,
-            .add = op.add},
-           op.x.rows);
-  if (op.gated)
-    run_on(stream, op::SwiGlu{.y = op.y,
-                              .gate = halves.view().columns(0, op.y.cols),
-                              .up = halves.view().columns(op.y.cols, op.y.cols)});
+  op.gated ? multiply_gated(stream, op) : multiply_rows(stream, op);
   if (!op.rope.x.empty()) run_on(stream, op.rope);
 }
 
 void run_on(CudaStream& stream, const op::LinearBackward& op) {
   if (!op.dx.empty())
     multiply(stream, {.c = op.dx, .a = op.dy, .b = op.w, .add = op.add_dx}, op.dy.rows);
+  if (!op.product.empty()) multiply_gated_backward(stream, op);
   if (!op.dw.empty())
     multiply(stream, {.c = op.dw, .a = op.dy, .b = op.x, .a_transposed = true, .add = true},
              op.dy.rows);

@@ -1,0 +1,12 @@
+#include "kernels/cuda/product_hopper.cuh"
+
+namespace samba::product {
+
+void multiply_forward(CudaStream& stream, const MatrixProduct& p) {
+  if (p.c.dtype == DType::bf16)
+    multiply_plain<Form::forward, Finish::rounded>(stream, p);
+  else
+    multiply_plain<Form::forward, Finish::exact>(stream, p);
+}
+
+}  // namespace samba::product
