@@ -13,8 +13,9 @@ class Comparison {
  public:
   explicit Comparison(Stream& stream) : stream_(stream) {}
 
-  /// The copy that stands for the device's matrix, made when it is first asked for: an op that
-  /// works in place finds one copy for both names. Nothing stands for nothing.
+  /// The copy that stands for the device's matrix, or its part of the copy of a larger one; made
+  /// when it is first asked for: an op that works in place finds one copy for both names. Nothing
+  /// stands for nothing.
   View copy_of(ConstView);
   /// After both runs: throws an Error that names the op, the device and what differs unless the
   /// device's matrix equals its copy. Of each row and each column the error's norm may be a share
@@ -27,7 +28,8 @@ class Comparison {
     ConstView original;
     Matrix matrix;
   };
-  const Copy* find(ConstView) const;
+  /// The view's part of the first copy that holds all of it, or nothing.
+  View find(ConstView) const;
 
   Stream& stream_;
   std::list<Copy> copies_;

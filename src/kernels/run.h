@@ -35,22 +35,30 @@ void run(CpuStream& stream, const Op& op) {
   }
 }
 
+/// Calls f(matrix) for each matrix of an op and of the ops inside it.
+template <class Op, class F>
+void for_each_matrix(Op& op, const F& f) {
+  for_each_member(op, [&](auto& member) {
+    using Member = std::remove_cvref_t<decltype(member)>;
+    if constexpr (std::is_same_v<Member, View> || std::is_same_v<Member, ConstView>)
+      f(member);
+    else if constexpr (requires { Member::kName; })
+      for_each_matrix(member, f);
+  });
+}
+
 /// Runs an op by `run_on_device`, and from copies of what it reads and writes on the stream's
 /// processor, and compares what both have written: Comparison.
 template <class Op, class F>
 void run_compared(Stream& stream, const Op& op, const F& run_on_device) {
   Comparison comparison(stream);
   Op copy = op;
-  for_each_member(copy, [&](auto& member) {
-    using Member = std::remove_cvref_t<decltype(member)>;
-    if constexpr (std::is_same_v<Member, View> || std::is_same_v<Member, ConstView>)
-      member = comparison.copy_of(member);
-  });
+  for_each_matrix(copy, [&](auto& matrix) { matrix = comparison.copy_of(matrix); });
   run(stream.host(), copy);
   run_on_device();
-  for_each_member(op, [&](const auto& member) {
-    if constexpr (std::is_same_v<decltype(member), const View&>)
-      comparison.expect_equal(Op::kName, op.dtype(), member);
+  for_each_matrix(op, [&](const auto& matrix) {
+    if constexpr (std::is_same_v<decltype(matrix), const View&>)
+      comparison.expect_equal(Op::kName, op.dtype(), matrix);
   });
 }
 

@@ -114,6 +114,23 @@ TEST_F(Compared, WhatNeitherRunHasWrittenIsTheSame) {
   EXPECT_NO_THROW(comparison.expect_equal("op", DType::f32, m));
 }
 
+TEST_F(Compared, APartOfAMatrixIsAPartOfItsCopy) {
+  Stream stream(1);
+  Comparison comparison(stream);
+  const Matrix m(stream, DType::f32, 6, 10);
+  fill(m, 1);
+  const View copy = comparison.copy_of(m.view().columns(2, 8)),
+             part = comparison.copy_of(m.view().block(1, 4).columns(3, 2));
+  comparison.copy_of(m.view().columns(0, 3));  // not all of it is in the first
+  EXPECT_EQ(part.data, copy.block(1, 4).columns(1, 2).data);
+  EXPECT_EQ(part.stride, copy.stride);
+  part.row<float>(0)[0] = 2;
+  EXPECT_THROW(comparison.expect_equal("op", DType::f32, m.view().columns(2, 8)), Error);
+  EXPECT_THROW(comparison.expect_equal("op", DType::f32, m.view().block(1, 4).columns(3, 2)),
+               Error);
+  EXPECT_NO_THROW(comparison.expect_equal("op", DType::f32, m.view().columns(0, 3)));
+}
+
 TEST_F(Compared, WholeNumbersMustBeTheSame) {
   Stream stream(1);
   Comparison comparison(stream);
