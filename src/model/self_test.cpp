@@ -135,7 +135,8 @@ class SelfTest {
                            .beta2 = 0.95,
                            .eps = 1e-8,
                            .weight_decay = 0.1,
-                           .gradient_scale = 1,
+                           .sums = squares,
+                           .clip = 1,
                            .step = 1});
   }
 

@@ -64,10 +64,12 @@ TrainingMemory training_memory(const ModelConfig& config, const Stream& stream, 
   std::vector<Span> spans;
   for (Index i = 0; i < train.micro_batch; ++i)
     spans.push_back({i * train.length, train.length, 0, -1});
+  const Matrix sums(rehearsal, DType::f64, 1, 2);
   const Matrix tokens(rehearsal, DType::i32, n, 1), targets(rehearsal, DType::i32, n, 1);
   Pass pass{rehearsal, batch_of(spans), nullptr, true};
-  model.loss_and_gradient(pass, tokens, targets, 1);
-  optimizer.step(0, 0, optimizer.gradient_norm(), 1);
+  model.loss_and_gradient(pass, tokens, targets, 1, sums.view().columns(1, 1));
+  optimizer.add_squares(sums.view().columns(0, 1));
+  optimizer.step(0, 1, sums, 1);
   memory.passes = held() - memory.model - memory.optimizer;
   return memory;
 }
