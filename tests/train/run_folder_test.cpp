@@ -169,7 +169,7 @@ TEST_F(Runs, RefuseCheckpointsOfOtherModels) {
   deeper.layers.push_back(deeper.layers[1]);
   shallow.layers.pop_back();
   for (const ModelConfig& other : {narrow, deeper, shallow}) {
-    TinyRun wrong(data_, config(), DType::f32, 1, best_tier(), other);
+    TinyRun wrong(data_, config(), DType::f32, 1, Stream(2), other);
     const std::string message = error_of([&] { load_checkpoint(folder.last(), *wrong.trainer); });
     EXPECT_NE(message.find(folder.last() + "/model.safetensors"), std::string::npos) << message;
   }

@@ -58,10 +58,8 @@ struct TinyRun {
   }
 
   TinyRun(const std::string& data_folder, TrainConfig train, DType dtype = DType::f32,
-          std::uint64_t seed = 1, Tier tier = best_tier(),
-          const ModelConfig& config = model_config(), bool cuda = false)
-      : stream(cuda ? Stream(CpuStream(2, tier), 0) : Stream(2, tier)),
-        model(config, stream, dtype) {
+          std::uint64_t seed = 1, Stream on = Stream(2), const ModelConfig& config = model_config())
+      : stream(std::move(on)), model(config, stream, dtype) {
     complete(train, config);
     model.allocate(true);
     initialise(model, seed);

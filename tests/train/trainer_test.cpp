@@ -5,6 +5,7 @@
 #include <limits>
 #include <numbers>
 
+#include "support/target.h"
 #include "train/run_folder.h"
 #include "train/tiny_run.h"
 
@@ -50,7 +51,7 @@ TEST_F(Training, LearnsToCopy) {
   ModelConfig model = TinyRun::model_config(32);
   model.layers[2]["heads"] = 4;
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    TinyRun run(words, c, dtype, 1, best_tier(), model);
+    TinyRun run(words, c, dtype, 1, Stream(2), model);
     const double first = run.steps(1);
     EXPECT_NEAR(first, std::log(64), 0.5) << "a new model knows nothing";
     EXPECT_LT(run.steps(249), 0.25) << name_of(dtype);
@@ -106,11 +107,11 @@ TEST_F(Training, RecomputingTrainsTheSameWeights) {
 }
 
 TEST_F(Training, MicroBatchesChangeNothingButTheOrderOfSums) {
-  TinyRun whole(data_, config(6, 4), DType::f64, 1, Tier::plain);
+  TinyRun whole(data_, config(6, 4), DType::f64, 1, Stream(2, Tier::plain));
   const Trainer::Report expected = whole.trainer->step();
   const Host norm = host(whole.model.parameters().back().grad);
   for (const Index micro : {1, 2}) {
-    TinyRun parts(data_, config(6, micro), DType::f64, 1, Tier::plain);
+    TinyRun parts(data_, config(6, micro), DType::f64, 1, Stream(2, Tier::plain));
     const Trainer::Report report = parts.trainer->step();
     EXPECT_NEAR(report.loss, expected.loss, 1e-12);
     EXPECT_NEAR(report.gradient_norm, expected.gradient_norm, 1e-12 * expected.gradient_norm);
@@ -125,8 +126,8 @@ TEST_F(Training, MicroBatchesChangeNothingButTheOrderOfSums) {
 TEST_F(Training, ResettingAtDocumentsTrainsOnThemApart) {
   TrainConfig c = config();
   c.reset_documents = true;
-  TinyRun together(data_, config(), DType::f64, 1, Tier::plain);
-  TinyRun apart(data_, c, DType::f64, 1, Tier::plain);
+  TinyRun together(data_, config(), DType::f64, 1, Stream(2, Tier::plain));
+  TinyRun apart(data_, c, DType::f64, 1, Stream(2, Tier::plain));
   const double reset = apart.trainer->step().loss;
   EXPECT_NE(reset, together.trainer->step().loss);
 
@@ -161,7 +162,7 @@ TEST_F(Training, ARehearsalTellsTheMemoryOfARun) {
       const std::vector<Json> layers = model.layers;
       for (int i = 1; i < times; ++i)
         model.layers.insert(model.layers.end(), layers.begin(), layers.end());
-      TinyRun run(data_, c, DType::bf16, 1, best_tier(), model);
+      TinyRun run(data_, c, DType::bf16, 1, Stream(2), model);
       run.steps(2);
       const std::size_t held_now = run.stream.pool()->held();
       const TrainingMemory memory =
@@ -181,7 +182,7 @@ TEST_F(Training, ARehearsalTellsTheMemoryOfARun) {
 TEST_F(Training, ARehearsalTellsTheMemoryOfAGpuToTheByte) {
   if (cuda_devices() == 0) GTEST_SKIP() << "no NVIDIA GPU on this machine";
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    TinyRun run(data_, config(), dtype, 1, best_tier(), TinyRun::model_config(), true);
+    TinyRun run(data_, config(), dtype, 1, Stream(CpuStream(2), 0));
     run.stream.pool()->clear();  // what drawing the weights took
     run.steps(2);
     const std::size_t held = run.stream.pool()->held();
@@ -292,6 +293,31 @@ TEST_F(Training, StopsAtTheFirstNumberThatIsNone) {
   expect_same(run.weights(), before);
   fill(bad.value.view().block(0, 1).columns(0, 1), good);
   EXPECT_TRUE(std::isfinite(run.steps(1)));
+}
+
+class TrainingOn : public Training, public testing::WithParamInterface<Target> {};
+INSTANTIATE_TEST_SUITE_P(Tiers, TrainingOn, testing::ValuesIn(targets()), name_of_target);
+
+TEST_P(TrainingOn, StepsAsInFloat64AndStopsAtNoNumber) {
+  SAMBA_SKIP_WITHOUT_GPU(GetParam());
+  const DType dtype = GetParam().dtype;
+  // What `verify` allows a loss and gradients of these types.
+  const double of_loss = dtype == DType::bf16 ? 3e-2 : 2e-4;
+  const double of_norm = dtype == DType::bf16 ? 6e-2 : 1e-3;
+  TinyRun exact(data_, config(6, 2), DType::f64, 1, Stream(2, Tier::plain));
+  TinyRun run(data_, config(6, 2), dtype, 1, GetParam().stream());
+  for (Index step = 0; step < 3; ++step) {
+    const Trainer::Report expected = exact.trainer->step(), found = run.trainer->step();
+    EXPECT_NEAR(found.loss, expected.loss, of_loss * expected.loss);
+    EXPECT_NEAR(found.gradient_norm, expected.gradient_norm, of_norm * expected.gradient_norm);
+  }
+  Parameter& bad = run.model.parameters()[3];
+  fill(bad.value.view().block(0, 1).columns(0, 1), std::numeric_limits<double>::quiet_NaN());
+  const std::vector<Host> before = run.weights();
+  const std::string message = error_of([&] { run.steps(1); });
+  EXPECT_NE(message.find(bad.name + " (weight)"), std::string::npos) << message;
+  EXPECT_EQ(run.trainer->steps_done(), 3);
+  expect_same(run.weights(), before);
 }
 
 TEST_F(Training, CompletesItsConfig) {

@@ -37,7 +37,7 @@ __global__ void find_scale(const op::AdamW op, float* scale) {
   const double norm = sqrt(sums[0]);
   *scale = op.clip > 0 && norm > op.clip ? static_cast<float>(op.clip / norm) : 1;
   for (Index i = 0; i < op.sums.cols; ++i)
-    if (!isfinite(sums[i])) *scale = kNever;
+    if (sums[i] - sums[i] != 0) *scale = kNever;
 }
 
 /// A thread takes n neighbouring parameters. No `scale`: 1.
