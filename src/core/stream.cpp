@@ -52,8 +52,8 @@ void give_to_machine(std::byte* block) {
 std::byte* take_addresses(std::size_t bytes) {
   static std::atomic<std::uintptr_t> next = std::uintptr_t{1} << 46;
   const std::size_t rounded = (bytes / kHugePage + 1) * kHugePage;
-  return reinterpret_cast<std::byte*>(
-      next.fetch_add(rounded));  // NOLINT(performance-no-int-to-ptr)
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): nobody follows it
+  return reinterpret_cast<std::byte*>(next.fetch_add(rounded));
 }
 
 void give_addresses(std::byte* /*block*/) {}
@@ -82,7 +82,14 @@ std::size_t free_memory_of_machine() {
     const std::string folder = "/sys/fs/cgroup" + group;
     const auto most = number_in(folder + "/memory.max", "");
     const auto used = number_in(folder + "/memory.current", "");
-    if (most && used) free = std::min(free, *most > *used ? *most - *used : 0);
+    if (most && used) {
+      // Files that are kept in memory give way.
+      std::size_t files = 0;
+      for (const char* kind : {"inactive_file ", "active_file "})
+        files += number_in(folder + "/memory.stat", kind).value_or(0);
+      const std::size_t bound = *used - std::min(files, *used);
+      free = std::min(free, *most > bound ? *most - bound : 0);
+    }
     group.resize(group == "/" ? 0 : std::max<std::size_t>(group.rfind('/'), 1));
   }
   return free;
