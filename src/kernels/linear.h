@@ -42,8 +42,8 @@ struct Linear {
   void check() const;
 };
 
-/// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw and dbias are added to. Each
-/// may be left out.
+/// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw and dbias are added to (dw
+/// overwritten without `add_dw`). Each may be left out.
 ///
 /// The sums are those of Linear: over the outputs in ascending order for dx, over the rows for dw
 /// and dbias, beginning with the old value where they are added to. Rows given in several calls,
@@ -58,6 +58,7 @@ struct LinearBackward {
   ConstView x = {};  ///< [N, I] of dy's dtype; needed for dw
   ConstView w = {};  ///< [O, I] of dy's dtype, not packed; needed for dx
   bool add_dx = false;
+  bool add_dw = true;
 
   DType dtype() const { return dy.dtype; }
   void check() const;

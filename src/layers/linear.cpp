@@ -28,7 +28,9 @@ void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) 
                          .dy = dy,
                          .x = x,
                          .w = weight_.value,
-                         .add_dx = add});
+                         .add_dx = add,
+                         .add_dw = !weight_.fresh});
+  if (parameters) weight_.fresh = false;
 }
 
 double Linear::flops(Index tokens) const {
