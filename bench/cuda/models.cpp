@@ -58,7 +58,7 @@ Row train(Stream& stream, const Training& t) {
   Index step = 0;
   Row row{.job = text_of("train ", t.preset, ", ", t.sequences, " x ", kLength)};
   row.seconds = median_seconds(stream, [&] {
-    model->zero_gradients();
+    model->renew_gradients();
     Pass pass{stream, batch_of(all), nullptr, true};
     clear(stream, sums);
     model->loss_and_gradient(pass, ids, targets, 1 / static_cast<double>(n), loss);

@@ -79,7 +79,7 @@ class Workload {
       Pass pass{model_.stream(), batch_of(all), nullptr, true};
       const Matrix ids = tokens(pass.batch.tokens), targets = tokens(pass.batch.tokens);
       best = std::min(best, timed(model_.stream(), [&] {
-                        model_.zero_gradients();
+                        model_.renew_gradients();
                         const double scale = 1 / static_cast<double>(pass.batch.tokens);
                         clear(model_.stream(), sums);
                         model_.loss_and_gradient(pass, ids, targets, scale, loss);

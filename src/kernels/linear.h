@@ -52,9 +52,10 @@ struct Linear {
   void check() const;
 };
 
-/// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw and dbias are added to. Each
-/// may be left out. In place of dx, the gradient of a gated product can be asked for of which x was
-/// made, x = silu(gate) * up. That x is made `again`, before dw, whose x it may be.
+/// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw and dbias are added to (dw
+/// overwritten without `add_dw`). Each may be left out. In place of dx, the gradient of a gated
+/// product can be asked for of which x was made, x = silu(gate) * up. That x is made `again`, before
+/// dw, whose x it may be.
 ///
 /// The sums are those of Linear: over the outputs in ascending order for dx, over the rows for dw
 /// and dbias, beginning with the old value where they are added to. Rows given in several calls,
@@ -69,6 +70,7 @@ struct LinearBackward {
   ConstView x = {};  ///< [N, I] of dy's dtype; needed for dw
   ConstView w = {};  ///< [O, I] of dy's dtype, not packed; needed for dx and product
   bool add_dx = false;
+  bool add_dw = true;
   View product = {};  ///< [N, 2 I] gate and up of dy's dtype, becomes their gradient
   View again = {};    ///< [N, I] out, with `product`: silu(gate) * up of dy's dtype
 

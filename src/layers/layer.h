@@ -55,10 +55,11 @@ struct Parameter {
   Init init;
   bool exact = false;  ///< f32 whatever the model's dtype: norms, biases, A_log, D (f64 in f64)
   Packing packing = Packing::none;
-  Index first = 0;  ///< where its elements begin in its block (Model::block)
-  Matrix value;     ///< empty while only `packed` is kept
-  Matrix packed;    ///< for inference
-  Matrix grad;      ///< f32 (f64 for f64); backward adds to it; empty unless training
+  Index first = 0;     ///< where its elements begin in its block (Model::block)
+  Matrix value;        ///< empty while only `packed` is kept
+  Matrix packed;       ///< for inference
+  Matrix grad;         ///< f32 (f64 for f64); backward adds to it; empty unless training
+  bool fresh = false;  ///< grad stands for zeros, whatever it holds: whoever is first overwrites it
 
   Index size() const { return rows * cols; }
 };

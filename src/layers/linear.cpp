@@ -42,7 +42,9 @@ void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) 
                          .dy = dy,
                          .x = x,
                          .w = weight_.value,
-                         .add_dx = add});
+                         .add_dx = add,
+                         .add_dw = !weight_.fresh});
+  if (parameters) weight_.fresh = false;
 }
 
 NormedRows::NormedRows(Pass& pass, const Input& in) : rows_(in.x) {
@@ -69,8 +71,10 @@ void Linear::backward_gated(Pass& pass, ConstView dy, View product) const {
                                       .dy = dy,
                                       .x = x,
                                       .w = weight_.value,
+                                      .add_dw = !weight_.fresh,
                                       .product = product,
                                       .again = x});
+  weight_.fresh = false;
 }
 
 double Linear::flops(Index tokens) const {

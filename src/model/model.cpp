@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 #include "kernels/cross_entropy.h"
@@ -193,12 +194,14 @@ void Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses, V
                                       .targets = targets.block(first, count),
                                       .scale = scale});
     if (!training) continue;
-    const Parameter& w = head_weight();
+    Parameter& w = head_weight();
     run(pass.stream, op::LinearBackward{.dx = dx.block(first, count),
                                         .dw = w.grad,
                                         .dy = gradient,
                                         .x = x.block(first, count),
-                                        .w = w.value});
+                                        .w = w.value,
+                                        .add_dw = !w.fresh});
+    w.fresh = false;
   }
   run(pass.stream, op::Sum{.sum = sum, .x = each});
 }
@@ -226,6 +229,8 @@ void Model::loss_and_gradient(Pass& pass, ConstView tokens, ConstView targets, d
   forward(pass, tokens, x);
   head_loss(pass, x, targets, {}, sum, dx, scale);
   backward(pass, tokens, dx);
+  for (Parameter& p : parameters_)
+    if (std::exchange(p.fresh, false)) clear(stream_, p.grad);
 }
 
 void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
@@ -269,6 +274,16 @@ void Model::backward(Pass& pass, ConstView tokens, ConstView dx) {
 
 void Model::zero_gradients() {
   clear(stream_, gradients_);
+  for (Parameter& p : parameters_) p.fresh = false;
+}
+
+void Model::renew_gradients() {
+  clear(stream_, block(true).gradients);
+  for (Parameter& p : parameters_)
+    if (!p.exact) {
+      p.fresh = p.packing == Packing::linear;
+      if (!p.fresh) clear(stream_, p.grad);
+    }
 }
 
 Index Model::parameter_count() const {

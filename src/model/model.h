@@ -55,6 +55,9 @@ class Model {
 
   /// Clears the gradients.
   void zero_gradients();
+  /// The same for who calls loss_and_gradient before anything reads them: that of a weight of many
+  /// numbers is then written where it would be added to.
+  void renew_gradients();
 
   std::deque<Parameter>& parameters() { return parameters_; }
   const std::deque<Parameter>& parameters() const { return parameters_; }
@@ -103,7 +106,7 @@ class Model {
   void head_loss(Pass&, ConstView x, ConstView targets, View losses, View sum, View dx,
                  double scale);
   void backward(Pass&, ConstView tokens, ConstView dx);
-  const Parameter& head_weight() const { return head_ != nullptr ? *head_ : *embedding_; }
+  Parameter& head_weight() { return head_ != nullptr ? *head_ : *embedding_; }
 
   ModelConfig config_;
   Stream& stream_;

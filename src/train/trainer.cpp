@@ -128,7 +128,7 @@ Trainer::Report Trainer::step() {
   const Matrix sums(stream, DType::f64, 1, 2);
   const View squares = sums.view().columns(0, 1), loss = sums.view().columns(1, 1);
   clear(stream, sums);
-  model_.zero_gradients();
+  model_.renew_gradients();
   flops_ = 0;
   for (Index first = 0; first < config_.batch; first += config_.micro_batch)
     accumulate(first, config_.micro_batch, loss);

@@ -1,6 +1,7 @@
 #include "kernels/linear.h"
 
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 #include "kernels/rms_norm.h"
@@ -329,6 +330,17 @@ TEST_P(Linear, BackwardMatchesTheDefinition) {
     expect_close(host(dx), reference::linear(dy, transposed(w)), dtype(), outputs);
     expect_close(host(dw), expected_dw, exact(), rows + 1);
     expect_close(host(dbias), expected_dbias, exact(), rows + 1);
+  }
+}
+
+TEST_P(Linear, BackwardOverwritesTheWeightsGradientAsIfItWereZero) {
+  for (const Index rows : {17, 300}) {
+    const View x = upload(random(rows, 128, dtype(), 1)), dy = upload(random(rows, 64, dtype(), 2));
+    const View added = zeros(64, 128, exact()), written = empty(64, 128, exact());
+    fill(written, std::numeric_limits<double>::quiet_NaN());
+    run(stream(), op::LinearBackward{.dw = added, .dy = dy, .x = x});
+    run(stream(), op::LinearBackward{.dw = written, .dy = dy, .x = x, .add_dw = false});
+    expect_same(host(written), host(added));
   }
 }
 

@@ -116,7 +116,7 @@ void run_on(CpuStream& stream, const op::LinearBackward& op) {
                .a = operand<T>(op.dy, false),
                .b = operand<T>(op.x, false),
                .depth = op.dy.rows,
-               .add = true})
+               .add = op.add_dw})
           .run(stream);
     if (!op.dbias.empty()) add_rows<T>(stream, op.dy, op.dbias);
   });

@@ -557,7 +557,7 @@ void run_on(CudaStream& stream, const op::LinearBackward& op) {
     multiply(stream, {.c = op.dx, .a = op.dy, .b = op.w, .add = op.add_dx}, op.dy.rows);
   if (!op.product.empty()) multiply_gated_backward(stream, op);
   if (!op.dw.empty())
-    multiply(stream, {.c = op.dw, .a = op.dy, .b = op.x, .a_transposed = true, .add = true},
+    multiply(stream, {.c = op.dw, .a = op.dy, .b = op.x, .a_transposed = true, .add = op.add_dw},
              op.dy.rows);
   if (!op.dbias.empty()) add_bias_gradient(stream, op);
 }

@@ -526,9 +526,9 @@ void run_on(CudaStream& stream, const op::SelectiveScanBackward& call) {
     const bool even = aligned(2, op.du, op.ddt, op.dz, op.dy, op.u, op.dt, op.z, op.h);
     const bool pairs = op.chunk == kShortest && op.a_log.cols <= kGroup && even;
     if (pairs && !op.z.empty())
-      pairs_back<Pairs<T, true, 4, 3>>(stream, op);
+      pairs_back<Pairs<T, true, 4, 3, false>>(stream, op);
     else if (pairs)
-      pairs_back<Pairs<T, false, 4, 3>>(stream, op);
+      pairs_back<Pairs<T, false, 4, 3, false>>(stream, op);
     else if (aligned(Wide::run, op.du, op.ddt, op.dz, op.dy, op.u, op.dt, op.z) &&
              aligned(Wide::wide, op.h))
       backward_all<T, Wide, true>(stream, op);

@@ -8,29 +8,32 @@
 //
 // Lane (g, q) = (lane / 4, lane % 4) has states 4 q .. 4 q + 3 of channels 2 g and 2 g + 1. Going
 // forward through a chunk it keeps every second state; going back it finds the ones between again
-// from the decays, which it needs in any case. For a token of a state, in instructions:
+// from the decays, which it needs in any case. Instructions of sm_90a, for a token of a state:
 //
-//   forward   exponent, decay, input b, h                            4
-//   back      exponent, decay, every second h                        3
-//             y, db, dc, dinput, ddecay, da                          6
-//             total, dh, dexponent                                   3
-//   shared memory: shares, states and sums, of 8 states at once      2
-//   sums over q (y, dinput, ddecay) and over g (db, dc)              2
-//   steps before and outputs behind, 60 or 70 for a channel          4
+//   forward   exponent, decay, input b, h                                        4
+//             shares read, states kept                                           1
+//   back      exponent, decay, every second h                                    3
+//             total, dh, dexponent; y, db, dc, dinput, ddecay, da                9
+//             shares read, sums over q (y, dinput, ddecay) and g (db, dc)        4
+//             du, ddt, dz and addresses                                          3
+//   steps, gates and rows of b and c before, sums over the warps behind          4
 //
-// 24 in all, of which 2 exponentials take the special-function unit 8 cycles each.
+// 28 in all, of which two exponentials take the special-function unit 8 cycles each. With states
+// in four warps, whose sums pass through shared memory between barriers, it was 31.
 
 namespace samba {
 namespace {
 
 /// A warp's channels and what it works through at once.
-template <class T, bool gated_, int warps_, int blocks_>
+template <class T, bool gated_, int warps_, int blocks_, bool ahead_>
 struct Pairs {
   using Type = T;
   static constexpr bool gated = gated_;
   static constexpr int warps = warps_;
   static constexpr int blocks = blocks_;  ///< that share a multiprocessor
-  static constexpr int channels = 16;     ///< of a warp
+  static constexpr bool ahead =
+      ahead_;  ///< what a pair reads is read before the last one's sums leave
+  static constexpr int channels = 16;  ///< of a warp
   static constexpr int tile = warps * channels;
   static constexpr int threads = warps * kLanes;
   // For RowLoader and SharedRows:
@@ -168,10 +171,11 @@ class PairBackward {
     }
 #pragma unroll 1
     for (int k = 0; k < P::stretches; ++k) forward(k, h);
-    Read now = read(2 * P::stretches - 1);
+    Read next;
+    if (P::ahead) next = read(2 * P::stretches - 1);
 #pragma unroll
     for (int k = P::stretches - 1; k >= 0; --k)
-      back(first, k, length - k * P::stretch, h, now, own[k]);
+      back(first, k, length - k * P::stretch, h, next, own[k]);
     __syncthreads();
     add_rows(first, length);
   }
@@ -184,13 +188,16 @@ class PairBackward {
     Raw<T, 2> dt[P::stretches];
 #pragma unroll
     for (int i = 0; i < P::stretches; ++i) {
-      const int t = i * P::stretch + own_token, row = first + t;
-      const int left = own_exist && t < length ? 2 : 0;
+      const int t = i * P::stretch;
+      const int left = own_exist && t + own_token < length ? 2 : 0;
+      const auto from = [&](ConstView rows) {
+        return at<T>(rows, first + own_token, e_tokens) + t * rows.stride;
+      };
       // Minus infinity is a step of 0, which changes nothing.
-      dt[i].template load<true>(at<T>(op.dt, row, e_tokens), left, dt[i].kLowest);
-      own[i].u.template load<true>(at<T>(op.u, row, e_tokens), left);
-      own[i].dy.template load<true>(at<T>(op.dy, row, e_tokens), left);
-      if (P::gated) own[i].z.template load<true>(at<T>(op.z, row, e_tokens), left);
+      dt[i].template load<true>(from(op.dt), left, dt[i].kLowest);
+      own[i].u.template load<true>(from(op.u), left);
+      own[i].dy.template load<true>(from(op.dy), left);
+      if (P::gated) own[i].z.template load<true>(from(op.z), left);
     }
     Pack<2> bias{};
     if (own_exist) bias = *reinterpret_cast<const Pack<2>*>(op.dt_bias.row<float>(0) + e_tokens);
@@ -293,13 +300,13 @@ class PairBackward {
   }
 
   /// Goes back over stretch k, whose first row is `first + k * stretch` and of which `length`
-  /// tokens exist. `after` is the state behind it, then that before it; `now` what its last two
-  /// tokens read, then what those before it do.
-  __device__ void back(int first, int k, int length, Quad& after, Read& now, const Own& own) {
+  /// tokens exist. `after` is the state behind it, then that before it.
+  __device__ void back(int first, int k, int length, Quad& after, Read& next, const Own& own) {
     const int t_own = k * P::stretch + own_token, row = first + t_own;
     const int left = own_exist && own_token < length ? 2 : 0;
 #pragma unroll
     for (int half = 1; half >= 0; --half) {
+      const Read now = P::ahead ? next : read(2 * k + half);
       Quad before, decays[2];
 #pragma unroll
       for (int i = 0; i < 4; ++i)
@@ -313,7 +320,7 @@ class PairBackward {
       sums[0] = go_back(now.step[0], now.dsum[0], now.b[0], now.c[0], decays[0], before, middle);
       after = before;
       // Reads may not overtake writes to shared memory.
-      if (k > 0 || half > 0) now = read(2 * k + half - 1);
+      if (P::ahead && (k > 0 || half > 0)) next = read(2 * k + half - 1);
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
         const int token = half * 2 + t, place = sum_place(token, g, q);
