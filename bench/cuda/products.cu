@@ -135,6 +135,37 @@ void add_variants(std::vector<Row>& rows, Stream& stream, const Shape& s, const 
   add_variant<form, finish, 1, 4, 1, 1>(rows, stream, s, part, p);
 }
 
+template <Form form, Finish finish, int lag>
+void add_gated_variant(std::vector<Row>& rows, Stream& stream, const Shape& shape,
+                       product::Job job) {
+  constexpr int kStages = product::kUsualStages<finish>;
+  add_product(rows, stream, shape.text(text_of("lag ", lag).c_str()), shape.flops(), [&] {
+    product::run_job<form, finish, product::kCluster, kStages, product::kPending, lag>(
+        *stream.cuda(), job);
+  });
+}
+
+void add_gated_variants(std::vector<Row>& rows, Stream& stream) {
+  constexpr Index kTokens = 32768, kInputs = 1536, kWidth = 4096;
+  const CudaStream& cuda = *stream.cuda();
+  const Matrix x = random_matrix(stream, DType::bf16, kTokens, kInputs),
+               w = random_matrix(stream, DType::bf16, 2 * kWidth, kInputs, 0.02);
+  const Matrix product(stream, DType::bf16, kTokens, 2 * kWidth),
+      y(stream, DType::bf16, kTokens, kWidth);
+  const product::Job forward =
+      product::gated_job(cuda, {.y = y, .x = x, .w = w, .gated = true, .product = product});
+  const Shape up{"gated", kTokens, kInputs, 2 * kWidth};
+  add_gated_variant<Form::forward, Finish::gated, 0>(rows, stream, up, forward);
+  add_gated_variant<Form::forward, Finish::gated, 1>(rows, stream, up, forward);
+  add_gated_variant<Form::forward, Finish::gated, 2>(rows, stream, up, forward);
+  const Matrix v = random_matrix(stream, DType::bf16, kInputs, kWidth, 0.02);
+  const product::Job backward =
+      product::gated_backward_job(cuda, {.dy = x, .w = v, .product = product, .again = y});
+  const Shape down{"gated backward", kTokens, kWidth, kInputs};
+  add_gated_variant<Form::inputs, Finish::gated_backward, 0>(rows, stream, down, backward);
+  add_gated_variant<Form::inputs, Finish::gated_backward, 1>(rows, stream, down, backward);
+}
+
 }  // namespace
 
 /// The products of a training step of Samba_421M over 8 x 4096 tokens, and of some others: forward,
@@ -181,6 +212,7 @@ std::vector<Row> variant_rows(Stream& stream) {
                                               {.c = dx, .a = dy, .b = w});
   add_variants<Form::weights, Finish::exact>(
       rows, stream, s, "by weights", {.c = dw, .a = dy, .b = x, .a_transposed = true, .add = true});
+  add_gated_variants(rows, stream);
   return rows;
 }
 

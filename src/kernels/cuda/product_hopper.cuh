@@ -17,10 +17,10 @@
 // cluster make tiles one below the other; each copies its share of the right factor to all of them.
 // Finished rows leave through shared memory, in panels of 128 bytes, while the next tile is begun.
 //
-// There are as many blocks as multiprocessors, and each makes one tile after the other. Where the
-// tiles do not come out even, those of the last round are cut into parts along the depth: the
-// workers of the earlier parts leave their sums in scratch memory, the worker of the last one adds
-// them in the order of parts. How they are cut follows from the shape alone.
+// There are as many blocks as multiprocessors, all at the same time, and each makes one tile after
+// the other. Where the tiles do not come out even, those of the last round are cut into parts along
+// the depth: the workers of the earlier parts leave their sums in scratch memory, the worker of the
+// last one adds them in the order of parts. How they are cut follows from the shape alone.
 namespace samba::product {
 
 /// How the factors lie.
@@ -646,6 +646,31 @@ Job job_of(const CudaStream& stream, const MatrixProduct& p) {
   job.add = p.add;
   job.tiles = tiles_of<finish, cluster>(stream, p.c.rows, p.c.cols,
                                         form == Form::weights ? p.a.rows : p.a.cols);
+  return job;
+}
+
+inline Job gated_job(const CudaStream& stream, const op::Linear& op) {
+  const Index width = op.y.cols;
+  Job job{};
+  map_factors<Form::forward>(job, op.x, op.w.block(0, width), op.w.block(width, width));
+  job.keep = !op.product.empty();
+  if (job.keep)
+    for (int i = 0; i < 2; ++i)
+      job.c[i] = hopper::tensor_map(op.product.columns(i * width, width), 64, kOwnRows);
+  job.c[2] = hopper::tensor_map(op.y, 64, kOwnRows);
+  job.tiles = tiles_of<Finish::gated>(stream, op.y.rows, width, op.x.cols);
+  return job;
+}
+
+inline Job gated_backward_job(const CudaStream& stream, const op::LinearBackward& op) {
+  const Index width = op.w.cols;
+  Job job{};
+  map_factors<Form::inputs>(job, op.dy, op.w, op.w);
+  for (int i = 0; i < 2; ++i)
+    job.c[i] = hopper::tensor_map(op.product.columns(i * width, width), 64, kOwnRows);
+  job.c[2] = hopper::tensor_map(op.again, 64, kOwnRows);
+  job.columns = static_cast<int>(width);
+  job.tiles = tiles_of<Finish::gated_backward>(stream, op.dy.rows, width, op.dy.cols);
   return job;
 }
 
