@@ -182,7 +182,7 @@ class Run {
     validation_->expect_tokenizer(meta.tokenizer_hash);
   }
 
-  /// States what the run will hold in its device's memory, and refuses where that is not free.
+  /// Refuses what is not free of the memory that the run will hold on its device.
   void expect_memory() {
     const DType dtype = options_.common.element_type();
     const auto memory_of = [&](const TrainConfig& config) {
@@ -192,12 +192,10 @@ class Run {
     const TrainingMemory memory = memory_of(options_.train);
     const std::size_t free = stream_.free_memory();
     if (memory.all() <= free) {
-      if (!options_.common.quiet)
-        std::cerr << "memory: " << text(memory.all()) << " of " << text(free)
-                  << " free: " << text(memory.model) << " weights and gradients, "
-                  << text(memory.optimizer) << " optimizer, " << text(memory.passes)
-                  << " passes of " << options_.train.micro_batch << " x " << options_.train.length
-                  << " tokens\n";
+      memory_ = text_of(stream_.cuda() == nullptr ? "at least " : "", text(memory.all()), " of ",
+                        text(free), " free: ", text(memory.model), " weights and gradients, ",
+                        text(memory.optimizer), " optimizer, ", text(memory.passes), " passes of ",
+                        options_.train.micro_batch, " x ", options_.train.length, " tokens");
       return;
     }
     // The mildest way to less: smaller passes cost little, computing twice a third of the time.
@@ -246,7 +244,8 @@ class Run {
               << human_count(static_cast<double>(model_->parameter_count())) << " parameters, "
               << options_.train.steps << " steps of " << options_.train.batch << " x "
               << options_.train.length << " tokens, " << name_of(model_->dtype()) << ", "
-              << stream_.threads() << " threads, " << name_of(stream_.tier()) << '\n';
+              << stream_.threads() << " threads, " << name_of(stream_.tier())
+              << "\nmemory: " << memory_ << '\n';
     if (!resuming()) return;
     std::cerr << "resumed from step " << trainer_->steps_done();
     const Json state = read_json(folder_.last() + "/trainer.json");
@@ -296,6 +295,7 @@ class Run {
   std::optional<Trainer> trainer_;
   std::optional<TrainingLog> log_;
   std::optional<Tokenizer> tokenizer_;
+  std::string memory_;  ///< what it will hold, in words
   double ceiling_ = 0;  ///< FLOP/s of a large matrix product, measured at the start
   std::optional<double> validation_loss_;  ///< since the last checkpoint
 };
