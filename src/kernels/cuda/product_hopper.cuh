@@ -606,7 +606,7 @@ void run_job(CudaStream& stream, Job& job) {
     done = Matrix(stream, DType::i32, 1, places);
     job.parts = parts.row<float>(0);
     job.done = done.row<std::int32_t>(0);
-    cuda_check(cudaMemsetAsync(job.done, 0, static_cast<std::size_t>(done.bytes()), stream.get()));
+    clear(stream, done);
   }
   const auto kernel = multiply<form, finish, cluster, stages, pending, lag>;
   constexpr std::size_t kShared = sizeof(Shared<finish, stages>);
