@@ -20,7 +20,8 @@ struct Family {
 };
 constexpr Family kFamilies[] = {{"product", product_rows}, {"attention", attention_rows},
                                 {"scan", scan_rows},       {"rest", rest_rows},
-                                {"train", training_rows},  {"infer", inference_rows}};
+                                {"decode", decode_rows},   {"train", training_rows},
+                                {"infer", inference_rows}};
 
 void run_all(std::vector<std::string> words) {
   std::string path, title;

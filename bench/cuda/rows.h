@@ -9,6 +9,7 @@ std::vector<Row> product_rows(Stream&);
 std::vector<Row> attention_rows(Stream&);
 std::vector<Row> scan_rows(Stream&);
 std::vector<Row> rest_rows(Stream&);
+std::vector<Row> decode_rows(Stream&);
 std::vector<Row> training_rows(Stream&);
 std::vector<Row> inference_rows(Stream&);
 

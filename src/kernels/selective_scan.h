@@ -3,6 +3,7 @@
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "kernels/batch.h"
+#include "kernels/linear.h"
 
 namespace samba::op {
 
@@ -44,6 +45,8 @@ struct SelectiveScan {
   Batch batch;
   View state = {};  ///< [slots, E * S] in and out, dtype of d; may be left out
   View h = {};  ///< [chunks(batch), E * S] out, like state: that before each chunk, for backward
+  /// Run before, where it has a w: dt is its y, which without h may be left unwritten.
+  Linear dt_from = {};
 
   /// Rows of h. Each span begins one, cut in chunks of which the last may be shorter, and some rows
   /// stay as they are.

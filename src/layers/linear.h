@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/rope.h"
+#include "kernels/linear.h"
 #include "layers/layer.h"
 
 namespace samba {
@@ -21,6 +21,8 @@ class Linear {
   };
   /// x: [N, I], y: [N, O], of the model's dtype or f32.
   void forward(Pass&, const Input& x, const Output& y, const Then& = {false, {}}) const;
+  /// The same for an op that multiplies on its way; where y is added to, without a bias.
+  op::Linear product(const Input& x, const Output& y, const Then& = {false, {}}) const;
   /// dx is overwritten, or added to with `add` (then f32 or f64); the gradients of weight and bias
   /// are added to. Without x only dx is made, without dx only the others.
   void backward(Pass&, ConstView x, ConstView dy, View dx, bool add = false) const;

@@ -56,7 +56,6 @@ S6::Saved S6::forward(Pass& pass, const Inputs& in) const {
                                .batch = pass.batch,
                                .state = pass.state(conv_state_)});
   x_.forward(pass, s.c, s.rbc);
-  dt_.forward(pass, p.r, s.dt);
   run(stream, op::SelectiveScan{.y = s.y,
                                 .u = s.c,
                                 .dt = s.dt,
@@ -69,7 +68,8 @@ S6::Saved S6::forward(Pass& pass, const Inputs& in) const {
                                 .d = d_.value,
                                 .batch = pass.batch,
                                 .state = pass.state(scan_state_),
-                                .h = s.h});
+                                .h = s.h,
+                                .dt_from = dt_.product(p.r, s.dt)});
   return s;
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/cuda_blas.h"
+#include "kernels/cuda/few_rows.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -119,9 +120,7 @@ void multiply_any(CudaStream& stream, const MatrixProduct& p) {
 
 // ---- few rows ----------------------------------------------------------------------------------
 
-constexpr int kStep = 32;    // inputs that a warp multiplies at a time
 constexpr int kSlots = 4;    // steps of a warp whose weights shared memory has room for
-constexpr int kLeft = 16;    // rows of w that a block takes: those of the tensor core's left factor
 constexpr int kPitch = 20;   // of rows of kLeft sums: neighbouring lanes then write different banks
 constexpr int kOwnRows = 4;  // of x, at most, that each block brings to shared memory and may norm
 constexpr int kRowPadding = 32;  // of x's rows in shared memory, as for kPitch
@@ -137,6 +136,21 @@ constexpr int slot_bytes(int warps, int tiles) {
 }
 Index own_bytes(const op::Linear& op) {
   return op.x.rows * (op.w.cols + kRowPadding) * Index{sizeof(Bf16)};
+}
+
+/// How the L2 cache treats what is read once: it goes before what was asked for ahead.
+__device__ std::uint64_t evicted_first() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/// copy_async under that policy.
+__device__ void copy_async(void* to, const void* from, bool there, std::uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0), "l"(policy)
+               : "memory");
 }
 
 /// Brings the rows of x to shared memory, `pitch` elements apart: normed, where there is a norm, to
@@ -253,12 +267,14 @@ __global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void fe
   }
   // A lane reads from the slots what it has sent there, and nothing else.
   uint4* slots = reinterpret_cast<uint4*>(memory) + warp * kSlots * 2 * 32 + lane;
+  const std::uint64_t policy = evicted_first();
   const auto send = [&](int slot, int step) {
     const int k = step * kStep;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool there = real[half] && k + t * 8 < inputs;
-      copy_async(slots + (slot * 2 + half) * 32, there ? weight[half] + k : weight[half], there);
+      copy_async(slots + (slot * 2 + half) * 32, there ? weight[half] + k : weight[half], there,
+                 policy);
     }
     copy_async_commit();
   };
@@ -301,10 +317,7 @@ __global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void fe
       // To the slot of the step before, which is multiplied.
       send((slot + kSlots - 1) % kSlots, step + (kSlots - 1) * warps);
 #pragma unroll
-      for (int n = 0; n < tiles; ++n) {
-        multiply_add(sum[n], {high.x, low.x, high.y, low.y}, x[n].x, x[n].y);
-        multiply_add(sum[n], {high.z, low.z, high.w, low.w}, x[n].z, x[n].w);
-      }
+      for (int n = 0; n < tiles; ++n) multiply_step(sum[n], high, low, x[n]);
     }
   }
 
@@ -391,15 +404,6 @@ void launch_few_rows(CudaStream& stream, const op::Linear& op) {
     if (op.y.rows <= 32) return launch_few_rows<4, warps, false>(stream, op);
     launch_few_rows<8, warps, false>(stream, op);
   }
-}
-
-/// Few blocks need many warps each to keep the memory busy, but none needs more than it has steps.
-/// The order of the sums depends on their number, so that must not depend on the rows.
-int warps_for(ConstView w) {
-  const Index blocks = ceil_div(w.rows, Index{kLeft}), steps = ceil_div(w.cols, Index{kStep});
-  int warps = blocks <= 32 ? 32 : blocks <= 256 ? 16 : 8;
-  while (warps > 4 && warps > steps) warps /= 2;
-  return warps;
 }
 
 /// Whether few_rows() takes the product. It norms rows that its blocks keep.
