@@ -17,6 +17,12 @@ void expect_exact(const char* what, View v, bool add) {
     fail(what, ": expected f32 or f64 to add to, found ", shape_of(v));
 }
 
+void expect_first_columns(const char* what, ConstView v, View y) {
+  expect_shape(what, v, y.rows, std::min(v.cols, y.cols), y.dtype);
+  if (v.data != y.data || v.stride != y.stride)
+    fail(what, ": expected the first columns of y, found others");
+}
+
 }  // namespace
 
 void PackLinear::check() const {
@@ -37,14 +43,16 @@ void Linear::check() const {
   else
     expect_sums("linear: y", y, x.rows, y.cols, type);
   expect_exact("linear: y", y, add);
-  if (gated && add) fail("linear: expected either a gate or something to add to, found both");
   if (!rope.x.empty()) {
     rope.check();
-    expect_shape("linear: rope", rope.x, y.rows, std::min(rope.x.cols, y.cols), y.dtype);
-    if (rope.x.data != y.data || rope.x.stride != y.stride)
-      fail("linear: rope: expected the first columns of y, found others");
-    if (gated || add) fail("linear: expected a rope alone, found a gate or something to add to");
+    expect_first_columns("linear: rope", rope.x, y);
   }
+  if (!conv.x.empty()) {
+    conv.check();
+    expect_first_columns("linear: conv", conv.x, y);
+  }
+  if (gated + add + !rope.x.empty() + !conv.x.empty() > 1)
+    fail("linear: expected one of a gate, something to add to, a rope and a convolution");
   if (!bias.empty()) {
     expect_shape("linear: bias", bias, 1, outputs(), exact);
     if (add) fail("linear: expected either a bias or something to add to, found both");

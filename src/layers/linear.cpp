@@ -32,7 +32,8 @@ op::Linear Linear::product(const Input& x, const Output& y, const Then& then) co
           .gated = then.gated,
           .norm = x.norm,
           .eps = x.eps,
-          .rope = then.rope};
+          .rope = then.rope,
+          .conv = then.conv};
 }
 
 void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) const {

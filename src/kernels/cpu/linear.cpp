@@ -84,6 +84,7 @@ void run_on(CpuStream& stream, const op::Linear& op) {
                                      .gate = y.columns(0, op.y.cols),
                                      .up = y.columns(op.y.cols, op.y.cols)});
   if (!op.rope.x.empty()) run_on<kTier>(stream, op.rope);
+  if (!op.conv.x.empty()) run_on<kTier>(stream, op.conv);
 }
 
 template <Tier>

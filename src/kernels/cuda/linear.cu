@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/cuda_blas.h"
+#include "kernels/cuda/causal_conv1d.cuh"
 #include "kernels/cuda/few_rows.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/math.cuh"
@@ -207,9 +208,10 @@ __device__ void bring_rows(const op::Linear& op, Bf16* to, int pitch) {
 struct NoAngles {};
 
 /// The rows of w that a block takes, twice 8 neighbours, and what becomes of its sums: they stay
-/// apart, or the first of them are gates of the others, or pairs that are rotated.
+/// apart, or the first of them are gates of the others, or pairs that are rotated, or each goes
+/// through a convolution.
 struct Left {
-  enum Use { apart, gates, pairs };
+  enum Use { apart, gates, pairs, convolved };
   Use use = apart;
   Index first[2];
   int count[2];
@@ -224,6 +226,7 @@ struct Left {
       return;
     }
     first[0] = block * kLeft, first[1] = first[0] + 8;
+    if (first[0] < op.conv.x.cols) use = convolved;
     if (first[0] < op.rope.x.cols) {
       use = pairs;
       head = static_cast<int>(op.rope.x.cols) / static_cast<int>(op.rope.heads);
@@ -286,6 +289,15 @@ __global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void fe
     for (int half = 0; half < 2; ++half)
       if (const int rest = min(inputs - kSent, kAskedFor); real[half] && rest > 0)
         prefetch_run(weight[half] + kSent, static_cast<unsigned>(rest * sizeof(Bf16)));
+  const int count = static_cast<int>(min(Index{kRows}, op.y.rows - n0));
+  if (left.use == Left::convolved) {
+    const int rows = static_cast<int>(op.conv.w.cols) - 1;
+    for (int i = threadIdx.x; i < count * rows; i += warps * 32)
+      if (const Index slot = op.conv.batch.spans[n0 + i / rows].slot;
+          slot >= 0 && !op.conv.state.empty())
+        prefetch(op.conv.state.row<float>(slot) + i % rows * op.conv.x.cols + left.first[0]);
+    if (threadIdx.x < kLeft) prefetch(op.conv.w.row<float>(left.row(threadIdx.x)));
+  }
   wait_for_previous();
 
   const int pitch = inputs + kRowPadding;
@@ -343,11 +355,17 @@ __global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void fe
       value += partial[(other * kRows + row) * kPitch + l];
     return value;
   };
-  const int count = static_cast<int>(min(Index{kRows}, op.y.rows - n0));
-  if (left.use == Left::apart) {
+  if (left.use == Left::apart || left.use == Left::convolved) {
     for (int i = threadIdx.x; i < count * kLeft; i += warps * 32) {
       const int row = i / kLeft, l = i % kLeft;
-      if (left.real(l)) op.y.row<Y>(n0 + row)[left.row(l)] = from_float<Y>(total(row, l));
+      if (!left.real(l)) continue;
+      const Index column = left.row(l);
+      const Y value = from_float<Y>(total(row, l));
+      op.y.row<Y>(n0 + row)[column] = value;
+      if constexpr (std::is_same_v<Y, Bf16>)
+        if (left.use == Left::convolved)
+          op.conv.y.row<Y>(n0 + row)[column] = from_float<Y>(
+              TokenConvolution(op.conv, n0 + row, column).run<Y>(op.conv, to_float(value)));
     }
     return;
   }
@@ -419,6 +437,11 @@ bool is_few_rows(const op::Linear& op) {
 bool rotates_itself(const op::Linear& op) {
   const Index head = op.rope.x.cols / op.rope.heads;
   return op.y.dtype == DType::bf16 && head % kLeft == 0 && head / 2 <= kMostPairs;
+}
+
+/// Whether few_rows() convolves too: spans are single tokens. The bits are the same.
+bool convolves_itself(const op::Linear& op) {
+  return op.y.dtype == DType::bf16 && op.conv.batch.longest == 1 && op.conv.x.cols % kLeft == 0;
 }
 
 void multiply_few_rows(CudaStream& stream, const op::Linear& op) {
@@ -493,15 +516,22 @@ void run_on(CudaStream& stream, const op::Linear& call) {
     op.norm = {};
   }
   if (is_few_rows(op)) {
-    if (op.rope.x.empty()) return multiply_few_rows(stream, op);
-    if (rotates_itself(op)) {
-      Batch& batch = op.rope.batch;
+    const auto upload = [&](Batch& batch) {
       batch.spans = stream.resident(std::span(batch.spans, static_cast<std::size_t>(batch.count)));
-      return multiply_few_rows(stream, op);
-    }
-    op.rope = {};
+    };
+    const bool rotates = !op.rope.x.empty(), convolves = !op.conv.x.empty();
+    if (rotates && rotates_itself(op))
+      upload(op.rope.batch);
+    else
+      op.rope = {};
+    if (convolves && convolves_itself(op))
+      upload(op.conv.batch);
+    else
+      op.conv = {};
     multiply_few_rows(stream, op);
-    return run_on(stream, call.rope);
+    if (rotates && op.rope.x.empty()) run_on(stream, call.rope);
+    if (convolves && op.conv.x.empty()) run_on(stream, call.conv);
+    return;
   }
   Matrix halves;
   if (op.gated) halves = Matrix(stream, op.dtype(), op.x.rows, outputs);
@@ -518,6 +548,7 @@ void run_on(CudaStream& stream, const op::Linear& call) {
                               .gate = halves.view().columns(0, op.y.cols),
                               .up = halves.view().columns(op.y.cols, op.y.cols)});
   if (!op.rope.x.empty()) run_on(stream, op.rope);
+  if (!op.conv.x.empty()) run_on(stream, op.conv);
 }
 
 void run_on(CudaStream& stream, const op::LinearBackward& op) {

@@ -343,7 +343,8 @@ bool projects_itself(const op::SelectiveScan& op) {
   const op::Linear& p = op.dt_from;
   return !p.w.empty() && op.batch.count <= kMostSpans && p.dtype() == DType::bf16 &&
          p.y.dtype == DType::bf16 && aligned(8, p.x, p.w) && warps_for(p.w) == kStepParts &&
-         p.bias.empty() && p.norm.empty() && p.rope.x.empty() && !p.gated && !p.add;
+         p.bias.empty() && p.norm.empty() && p.rope.x.empty() && p.conv.x.empty() && !p.gated &&
+         !p.add;
 }
 
 __global__ void pack_decay(const op::PackDecay op) {
