@@ -21,8 +21,8 @@ struct Family {
 };
 constexpr Family kFamilies[] = {{"product", product_rows},     {"variant", variant_rows, false},
                                 {"attention", attention_rows}, {"scan", scan_rows},
-                                {"rest", rest_rows},           {"train", training_rows},
-                                {"infer", inference_rows}};
+                                {"rest", rest_rows},           {"decode", decode_rows},
+                                {"train", training_rows},      {"infer", inference_rows}};
 
 void run_all(std::vector<std::string> words) {
   std::string path, title;

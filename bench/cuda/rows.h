@@ -10,6 +10,7 @@ std::vector<Row> variant_rows(Stream&);
 std::vector<Row> attention_rows(Stream&);
 std::vector<Row> scan_rows(Stream&);
 std::vector<Row> rest_rows(Stream&);
+std::vector<Row> decode_rows(Stream&);
 std::vector<Row> training_rows(Stream&);
 std::vector<Row> inference_rows(Stream&);
 

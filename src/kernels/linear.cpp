@@ -12,6 +12,12 @@ void expect_sums(const char* what, View v, Index rows, Index cols, DType inputs)
   expect_shape(what, v, rows, cols, v.dtype == exact_of(inputs) ? v.dtype : inputs);
 }
 
+void expect_first_columns(const char* what, ConstView v, View y) {
+  expect_shape(what, v, y.rows, std::min(v.cols, y.cols), y.dtype);
+  if (v.data != y.data || v.stride != y.stride)
+    fail(what, ": expected the first columns of y, found others");
+}
+
 }  // namespace
 
 void PackLinear::check() const {
@@ -31,18 +37,20 @@ void Linear::check() const {
     expect_shape("linear: y", y, x.rows, y.cols, type);
   else
     expect_sums("linear: y", y, x.rows, y.cols, type);
-  if (gated && add) fail("linear: expected either a gate or something to add to, found both");
   if (!product.empty()) {
     if (!gated) fail("linear: product: expected `gated` beside it");
     expect_shape("linear: product", product, x.rows, outputs(), type);
   }
   if (!rope.x.empty()) {
     rope.check();
-    expect_shape("linear: rope", rope.x, y.rows, std::min(rope.x.cols, y.cols), y.dtype);
-    if (rope.x.data != y.data || rope.x.stride != y.stride)
-      fail("linear: rope: expected the first columns of y, found others");
-    if (gated || add) fail("linear: expected a rope alone, found a gate or something to add to");
+    expect_first_columns("linear: rope", rope.x, y);
   }
+  if (!conv.x.empty()) {
+    conv.check();
+    expect_first_columns("linear: conv", conv.x, y);
+  }
+  if (gated + add + !rope.x.empty() + !conv.x.empty() > 1)
+    fail("linear: expected one of a gate, something to add to, a rope and a convolution");
   if (!bias.empty()) {
     expect_shape("linear: bias", bias, 1, outputs(), exact);
     if (add) fail("linear: expected either a bias or something to add to, found both");

@@ -2,6 +2,7 @@
 
 #include "core/matrix.h"
 #include "core/stream.h"
+#include "kernels/causal_conv1d.h"
 #include "kernels/rope.h"
 
 namespace samba::op {
@@ -26,7 +27,8 @@ struct PackLinear {
 /// y = x wᵀ + bias, or y += x wᵀ. With a norm the rows of x are those of the residual stream, and
 /// are multiplied as op::RmsNorm leaves them, rounded to w's type. `gated`, w and bias hold those
 /// of gates and behind them as many others, and y is what op::SwiGlu makes of both, rounded to w's
-/// type. A rope rotates columns of y.
+/// type. A rope rotates columns of y, a
+/// convolution reads them.
 ///
 /// Every element of y is one sum over the inputs in ascending order, kept in f32 (f64 for f64) and
 /// rounded once, whatever N is, however the weight lies and however many threads work: a row's bits
@@ -35,17 +37,18 @@ struct PackLinear {
 struct Linear {
   static constexpr const char* kName = "linear";
 
-  View y;               ///< [N, O] out; dtype of w, or f32; gated [N, O / 2] of w's dtype
-  ConstView x;          ///< [N, I] of w's dtype; with a norm f32 (f64 for f64)
-  ConstView w;          ///< [O, I]; with `packed` what PackLinear wrote of it
-  ConstView bias = {};  ///< [1, O] f32 (f64 for f64); may be left out, must be with `add`
-  bool packed = false;  ///< w lies in panels
-  bool add = false;     ///< add to y instead of overwriting it
-  bool gated = false;   ///< not with `add`
-  View product = {};    ///< [N, O] out, of w's dtype: gate and up side by side; may be left out
-  ConstView norm = {};  ///< [1, I] f32 (f64 for f64), op::RmsNorm's w; may be left out
-  double eps = 0;       ///< op::RmsNorm's
-  Rope rope = {};       ///< run on y's first columns, its x, in the end; without x: not
+  View y;                  ///< [N, O] out; dtype of w, or f32; gated [N, O / 2] of w's dtype
+  ConstView x;             ///< [N, I] of w's dtype; with a norm f32 (f64 for f64)
+  ConstView w;             ///< [O, I]; with `packed` what PackLinear wrote of it
+  ConstView bias = {};     ///< [1, O] f32 (f64 for f64); may be left out, must be with `add`
+  bool packed = false;     ///< w lies in panels
+  bool add = false;        ///< add to y instead of overwriting it
+  bool gated = false;      ///< not with `add`
+  View product = {};       ///< [N, O] out, of w's dtype: gate and up side by side; may be left out
+  ConstView norm = {};     ///< [1, I] f32 (f64 for f64), op::RmsNorm's w; may be left out
+  double eps = 0;          ///< op::RmsNorm's
+  Rope rope = {};          ///< run on y's first columns, its x, in the end; without x: not
+  CausalConv1d conv = {};  ///< likewise
 
   DType dtype() const { return w.dtype; }
   Index outputs() const { return gated ? 2 * y.cols : y.cols; }  ///< O
@@ -54,8 +57,8 @@ struct Linear {
 
 /// Gradients of Linear. dx is overwritten (added to with `add_dx`), dw and dbias are added to (dw
 /// overwritten without `add_dw`). Each may be left out. In place of dx, the gradient of a gated
-/// product can be asked for of which x was made, x = silu(gate) * up. That x is made `again`, before
-/// dw, whose x it may be.
+/// product can be asked for of which x was made, x = silu(gate) * up. That x is made `again`,
+/// before dw, whose x it may be.
 ///
 /// The sums are those of Linear: over the outputs in ascending order for dx, over the rows for dw
 /// and dbias, beginning with the old value where they are added to. Rows given in several calls,

@@ -61,6 +61,10 @@ void SelectiveScan::check() const {
   expect_chunk("selective_scan", chunk);
   if (!h.empty())
     expect_shape("selective_scan: h", h, chunks(batch, chunk), channels * states, exact);
+  if (dt_from.w.empty()) return;
+  dt_from.check();
+  if (dt_from.y.data != dt.data || dt_from.y.stride != dt.stride || dt_from.y.cols != dt.cols)
+    fail("selective_scan: dt_from: expected dt as its y, found ", shape_of(dt_from.y));
 }
 
 void SelectiveScanBackward::check() const {

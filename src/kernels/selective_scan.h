@@ -3,6 +3,7 @@
 #include "core/matrix.h"
 #include "core/stream.h"
 #include "kernels/batch.h"
+#include "kernels/linear.h"
 
 namespace samba::op {
 
@@ -47,6 +48,8 @@ struct SelectiveScan {
   View state = {};  ///< [slots, E * S] in and out, dtype of d; may be left out
   View h = {};  ///< [chunks(batch), E * S] out, like state: that before each chunk, for backward
   Index chunk = kChunk;  ///< tokens of one; a multiple of kShortest
+  /// Run before, where it has a w: dt is its y, which without h may be left unwritten.
+  Linear dt_from = {};
 
   /// The chunk that is fastest there: a GPU rather reads more states than it makes again.
   static Index chunk_on(const Stream&);

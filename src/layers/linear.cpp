@@ -1,7 +1,6 @@
 #include "layers/linear.h"
 
 #include "kernels/elementwise.h"
-#include "kernels/linear.h"
 #include "kernels/rms_norm.h"
 #include "kernels/run.h"
 
@@ -13,24 +12,29 @@ Linear::Linear(Plan plan, std::string_view name, Index inputs, Index outputs, In
                  : nullptr) {}
 
 void Linear::forward(Pass& pass, const Input& x, const Output& y, const Then& then) const {
-  const bool packed = !weight_.packed.empty();
   // A product begins with a bias or with what it adds to.
   if (y.add && bias_ != nullptr) {
     const OwnRows own(pass, y, x.dtype);
     forward(pass, x, own);
     return own.leave(pass);
   }
-  run(pass.stream, op::Linear{.y = y.y,
-                              .x = x.x,
-                              .w = packed ? weight_.packed : weight_.value,
-                              .bias = bias_ != nullptr ? bias_->value.view() : View{},
-                              .packed = packed,
-                              .add = y.add,
-                              .gated = then.gated,
-                              .product = then.product,
-                              .norm = x.norm,
-                              .eps = x.eps,
-                              .rope = then.rope});
+  run(pass.stream, product(x, y, then));
+}
+
+op::Linear Linear::product(const Input& x, const Output& y, const Then& then) const {
+  const bool packed = !weight_.packed.empty();
+  return {.y = y.y,
+          .x = x.x,
+          .w = packed ? weight_.packed : weight_.value,
+          .bias = bias_ != nullptr ? bias_->value.view() : View{},
+          .packed = packed,
+          .add = y.add,
+          .gated = then.gated,
+          .product = then.product,
+          .norm = x.norm,
+          .eps = x.eps,
+          .rope = then.rope,
+          .conv = then.conv};
 }
 
 void Linear::backward(Pass& pass, ConstView x, ConstView dy, View dx, bool add) const {

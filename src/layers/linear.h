@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/rope.h"
+#include "kernels/linear.h"
 #include "layers/layer.h"
 
 namespace samba {
@@ -16,12 +16,15 @@ class Linear {
 
   /// What becomes of its sums, as in op::Linear.
   struct Then {
-    bool gated = false;  ///< W holds gates and as many others: y is [N, O / 2]
-    View product = {};   ///< [N, O] out, both of these; may be left out
-    op::Rope rope = {};  ///< of the first columns of y
+    bool gated = false;          ///< W holds gates and as many others: y is [N, O / 2]
+    View product = {};           ///< [N, O] out, both of these; may be left out
+    op::Rope rope = {};          ///< of the first columns of y
+    op::CausalConv1d conv = {};  ///< likewise
   };
   /// x: [N, I], y: [N, O], of the model's dtype or f32.
-  void forward(Pass&, const Input& x, const Output& y, const Then& = {false, {}, {}}) const;
+  void forward(Pass&, const Input& x, const Output& y, const Then& = {false, {}, {}, {}}) const;
+  /// The same for an op that multiplies on its way; where y is added to, without a bias.
+  op::Linear product(const Input& x, const Output& y, const Then& = {false, {}, {}, {}}) const;
   /// dx is overwritten, or added to with `add`; the gradients of weight and bias
   /// are added to. Without x only dx is made, without dx only the others.
   void backward(Pass&, ConstView x, ConstView dy, View dx, bool add = false) const;

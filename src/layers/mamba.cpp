@@ -28,9 +28,11 @@ Mamba::Mamba(const Config& config, Index d_model, Plan plan)
       out_(plan, "out_proj", inner_, d_model, plan.scheme().residual(inner_)) {}
 
 void Mamba::forward(Pass& pass, const Input& x, const Output& y) {
-  Saved s{Matrix(pass.stream, x.dtype, x.rows(), 2 * inner_), {}};
-  in_.forward(pass, x, s.uz);
-  s.s6 = s6_.forward(pass, halves(s.uz));
+  Saved s{Matrix(pass.stream, x.dtype, x.rows(), 2 * inner_),
+          s6_.room_for(pass, x.dtype, x.rows())};
+  const S6::Inputs uz = halves(s.uz);
+  in_.forward(pass, x, s.uz, {.conv = s6_.convolution(pass, uz.x, s.s6)});
+  s6_.forward(pass, uz, s.s6);
   out_.forward(pass, s.s6.y, y);
   if (pass.training) saved_ = std::move(s);
 }

@@ -122,7 +122,9 @@ void MegaS6::forward(Pass& pass, const Input& in, const Output& out) {
                           .eps = norm_eps_});
   v_.forward(pass, s.n, s.v_raw);
   run(stream, op::Silu{.y = s.v, .x = s.v_raw});
-  s.s6 = s6_.forward(pass, {s.n, {}});
+  s.s6 = s6_.room_for(pass, x.dtype, x.rows);
+  run(stream, s6_.convolution(pass, s.n, s.s6));
+  s6_.forward(pass, {s.n, {}}, s.s6);
   run(stream, op::Silu{.y = s.m, .x = s.s6.y});
   m_.forward(pass, s.m, s.gates);
   run(stream, op::MegaQueryKey{.q = p.q,

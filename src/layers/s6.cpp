@@ -36,42 +36,47 @@ S6::Parts S6::parts(View rbc) const {
           rbc.columns(s_.rank + s_.state, s_.state)};
 }
 
-S6::Saved S6::forward(Pass& pass, const Inputs& in) const {
-  Stream& stream = pass.stream;
-  const auto matrix = [&](Index cols) { return Matrix(stream, in.x.dtype, in.x.rows, cols); };
+S6::Saved S6::room_for(Pass& pass, DType dtype, Index rows) const {
+  const auto matrix = [&](Index cols) { return Matrix(pass.stream, dtype, rows, cols); };
   Saved s{.c = matrix(s_.width),
           .rbc = matrix(s_.rank + 2 * s_.state),
           .dt = matrix(s_.width),
           .y = matrix(s_.width),
           .h = Matrix()};
-  const Index chunk = op::SelectiveScan::chunk_on(stream);
+  const Index chunk = op::SelectiveScan::chunk_on(pass.stream);
   if (pass.training)
-    s.h = Matrix(stream, exact_of(in.x.dtype), op::SelectiveScan::chunks(pass.batch, chunk),
+    s.h = Matrix(pass.stream, exact_of(dtype), op::SelectiveScan::chunks(pass.batch, chunk),
                  s_.width * s_.state);
-  const Parts p = parts(s.rbc);
-  run(stream, op::CausalConv1d{.y = s.c,
-                               .x = in.x,
-                               .w = conv_w_.value,
-                               .bias = conv_bias_ ? conv_bias_->value.view() : View{},
-                               .batch = pass.batch,
-                               .state = pass.state(conv_state_)});
-  x_.forward(pass, s.c, s.rbc);
-  dt_.forward(pass, p.r, s.dt);
-  run(stream, op::SelectiveScan{.y = s.y,
-                                .u = s.c,
-                                .dt = s.dt,
-                                .b = p.b,
-                                .c = p.c,
-                                .z = in.z,
-                                .dt_bias = dt_bias_.value,
-                                .a_log = a_log_.value,
-                                .decay = a_log_.packed,
-                                .d = d_.value,
-                                .batch = pass.batch,
-                                .state = pass.state(scan_state_),
-                                .h = s.h,
-                                .chunk = chunk});
   return s;
+}
+
+op::CausalConv1d S6::convolution(Pass& pass, ConstView x, const Saved& s) const {
+  return {.y = s.c,
+          .x = x,
+          .w = conv_w_.value,
+          .bias = conv_bias_ ? conv_bias_->value.view() : View{},
+          .batch = pass.batch,
+          .state = pass.state(conv_state_)};
+}
+
+void S6::forward(Pass& pass, const Inputs& in, const Saved& s) const {
+  const Parts p = parts(s.rbc);
+  x_.forward(pass, s.c, s.rbc);
+  run(pass.stream, op::SelectiveScan{.y = s.y,
+                                     .u = s.c,
+                                     .dt = s.dt,
+                                     .b = p.b,
+                                     .c = p.c,
+                                     .z = in.z,
+                                     .dt_bias = dt_bias_.value,
+                                     .a_log = a_log_.value,
+                                     .decay = a_log_.packed,
+                                     .d = d_.value,
+                                     .batch = pass.batch,
+                                     .state = pass.state(scan_state_),
+                                     .h = s.h,
+                                     .chunk = op::SelectiveScan::chunk_on(pass.stream),
+                                     .dt_from = dt_.product(p.r, s.dt)});
 }
 
 void S6::backward(Pass& pass, const Saved& s, const Inputs& in, ConstView dy,

@@ -38,7 +38,11 @@ class S6 {
   };
 
   S6(Plan, const Shape&);
-  Saved forward(Pass&, const Inputs&) const;
+  /// Room for what forward makes of so many rows.
+  Saved room_for(Pass&, DType, Index rows) const;
+  /// The convolution of x, which goes before forward: a product that makes x may run it.
+  op::CausalConv1d convolution(Pass&, ConstView x, const Saved&) const;
+  void forward(Pass&, const Inputs&, const Saved&) const;
   void backward(Pass&, const Saved&, const Inputs&, ConstView dy, const Inputs& d) const;
   double flops(Index length) const;
 

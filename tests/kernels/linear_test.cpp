@@ -245,6 +245,52 @@ TEST_P(Linear, RotatesWhatItHasMultiplied) {
   }
 }
 
+TEST_P(Linear, ConvolvesWhatItHasMultiplied) {
+  struct Case {
+    Index rows, inputs, outputs, channels, taps, length;
+  };
+  for (const auto& [rows, inputs, outputs, channels, taps, length] :
+       {Case{1, 72, 100, 48, 4, 1}, Case{3, 64, 96, 96, 4, 1}, Case{5, 136, 200, 32, 3, 1},
+        Case{9, 65, 40, 16, 4, 1}, Case{20, 40, 80, 13, 4, 1}, Case{140, 64, 64, 32, 4, 1},
+        Case{6, 32, 272, 48, 4, 2}}) {
+    SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs, ", ", channels, " channels"));
+    const View x = upload(random(rows, inputs, dtype(), 1));
+    const View w = upload(random(outputs, inputs, dtype(), 2, 0.1));
+    const Host taps_of = random(channels, taps, exact(), 3), bias = random(1, channels, exact(), 4);
+    const View taps_there = upload(taps_of, exact()), bias_there = upload(bias, exact());
+    const Index sequences = rows / length;
+    // What is left by two passes, the second behind the first.
+    const auto twice = [&](bool together) {
+      const View state = empty(sequences + 1, (taps - 1) * channels, exact());
+      std::vector<Host> all;
+      for (const Index position : {Index{0}, length}) {
+        std::vector<Span> spans;
+        for (Index s = 0; s < sequences; ++s)
+          spans.push_back({s * length, length, position, sequences - s});
+        const View y = empty(rows, outputs, dtype(), 4), c = empty(rows, channels, dtype(), 4);
+        const op::CausalConv1d conv{.y = c,
+                                    .x = y.columns(0, channels),
+                                    .w = taps_there,
+                                    .bias = bias_there,
+                                    .batch = batch_of(spans),
+                                    .state = state};
+        run(stream(),
+            op::Linear{.y = y, .x = x, .w = w, .conv = together ? conv : op::CausalConv1d{}});
+        if (!together) run(stream(), conv);
+        all.insert(all.end(), {host(y), host(c)});
+        if (position > 0) continue;
+        const Host raw = host(y.columns(0, channels));
+        expect_close(host(c), reference::causal_conv1d(raw, taps_of, bias, spans), dtype(),
+                     taps + 1);
+      }
+      all.push_back(host(state.block(1, sequences)));
+      return all;
+    };
+    const std::vector<Host> apart = twice(false), together = twice(true);
+    for (std::size_t i = 0; i < apart.size(); ++i) expect_same(together[i], apart[i]);
+  }
+}
+
 // Sizes that a GPU shares out among more and fewer warps.
 TEST_P(Linear, GivesARowOfTheStreamTheSameBitsInAnyCompany) {
   constexpr Index kMost = 70;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "core/error.h"
 #include "kernels/run.h"
@@ -258,6 +259,61 @@ TEST_P(SelectiveScan, ManySequencesMoveOneTokenAtATime) {
     op.state = state;
     run(stream(), op);
     expect_close(host(y), expected_step, dtype(), terms(steps, 16));
+  }
+}
+
+TEST_P(SelectiveScan, MakesItsStepsItself) {
+  struct Case {
+    Index rank, channels, states, sequences, length;
+  };
+  for (const auto& [rank, channels, states, sequences, length] :
+       {Case{1, 17, 16, 3, 1}, Case{96, 40, 16, 1, 1}, Case{128, 600, 16, 3, 1},
+        Case{160, 33, 19, 2, 1}, Case{256, 32, 16, 2, 1}, Case{40, 17, 5, 20, 1},
+        Case{32, 48, 16, 2, 7}}) {
+    SCOPED_TRACE(text_of(rank, " to ", channels, ", ", sequences, " x ", length));
+    const Index tokens = sequences * length;
+    Inputs in(tokens, channels, states, dtype());
+    const View r = upload(random(tokens, rank, dtype(), 20), dtype(), 8);
+    const View w = upload(
+        random(channels, rank, dtype(), 21, 1 / std::sqrt(static_cast<double>(rank))), dtype(), 8);
+    const View panels =
+        empty(op::PackLinear::panel_rows(channels), op::PackLinear::panel_cols(rank));
+    run(stream(), op::PackLinear{.panels = panels, .w = w});
+    const View dt = empty(tokens, channels);
+    run(stream(), op::Linear{.y = dt, .x = r, .w = w});
+    in.dt = host(dt);
+    std::vector<Span> spans, behind;
+    for (Index s = 0; s < sequences; ++s) {
+      spans.push_back({s * length, length, 0, sequences - 1 - s});
+      behind.push_back({s * length, length, length, sequences - 1 - s});
+    }
+    // What the sum is off by is multiplied by the gate, which is below |z|.
+    Inputs open = in;
+    open.z = Host();
+    double gate = 0;
+    for (const double z : in.z.values) gate = std::max(gate, std::abs(z));
+    const Law law{.terms = terms(length, states), .rms = gate * rms(open.expected(spans).values)};
+    const auto scan_twice = [&](const op::Linear& product) {
+      const View y = empty(tokens, channels), again = empty(tokens, channels);
+      const View state = empty(sequences, channels * states, exact());
+      for (const bool first : {true, false}) {
+        auto op = scan(in, batch_of(first ? spans : behind), first ? y : again);
+        op.state = state;
+        if (!product.w.empty()) op.dt = product.y, op.dt_from = product;
+        run(stream(), op);
+      }
+      return std::tuple{host(y), host(again), host(state)};
+    };
+    const auto [y, again, state] = scan_twice({});
+    expect_close(y, in.expected(spans), dtype(), law);
+    for (const bool packed : {false, true}) {
+      const auto [own, own_again, own_state] = scan_twice(
+          {.y = empty(tokens, channels), .x = r, .w = packed ? panels : w, .packed = packed});
+      expect_close(own, in.expected(spans), dtype(), law);
+      expect_same(own, y);
+      expect_same(own_again, again);
+      expect_same(own_state, state);
+    }
   }
 }
 

@@ -91,6 +91,7 @@ void run_on(CpuStream& stream, const op::Linear& op) {
   });
   if (op.gated) run_on<tier>(stream, op::SwiGlu{.y = op.y, .gate = gates_of(y), .up = ups_of(y)});
   if (!op.rope.x.empty()) run_on<tier>(stream, op.rope);
+  if (!op.conv.x.empty()) run_on<tier>(stream, op.conv);
 }
 
 template <Tier tier>

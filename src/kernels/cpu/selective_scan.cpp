@@ -279,6 +279,7 @@ template <Tier>
 void run_on(CpuStream& stream, const op::SelectiveScan& op) {
   const Index channels = op.y.cols, states = op.b.cols, spans = op.batch.count;
   if (spans == 0 || channels == 0) return;
+  if (!op.dt_from.w.empty()) run_on<kTier>(stream, op.dt_from);
   if (decodes(op)) return visit_float(op.dtype(), [&]<class T>() { run_steps<T>(stream, op); });
   // Tasks are tiles of about the same width, as many as threads or a multiple. Where there is
   // little to do, they are fewer; and where channels are too few to keep the threads evenly busy,

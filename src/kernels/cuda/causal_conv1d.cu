@@ -1,6 +1,7 @@
 #include <type_traits>
 
 #include "kernels/causal_conv1d.h"
+#include "kernels/cuda/causal_conv1d.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/raw.cuh"
 #include "kernels/cuda/scan_math.cuh"
@@ -14,7 +15,6 @@ namespace samba {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kTaps = 4;           // of the fast kernels
 constexpr int kWide = 4;           // their threads' channels
 constexpr int kRows = 32;          // of a tile, forward
 constexpr int kBackwardRows = 64;  // of a tile, backward: each leaves a row of sums
@@ -206,38 +206,12 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) step(const op::CausalConv1d op) {
   let_next_begin();
   const Index i = Index{blockIdx.x} * kThreads + threadIdx.x, channels = op.y.cols;
-  const Index row = i / channels, e = i % channels, taps = op.w.cols;
+  const Index row = i / channels, e = i % channels;
   const bool exists = row < op.y.rows;
-  const Span span = op.batch.spans[exists ? row : 0];
-  const float* w = op.w.row<float>(exists ? e : 0);
-  const bool stateful = !op.state.empty() && span.slot >= 0;
-  const bool continues = stateful && span.position > 0;
-  float* state = stateful ? op.state.row<float>(span.slot) + e : nullptr;
-  float weights[kTaps];
-#pragma unroll
-  for (int j = 0; j < kTaps; ++j) weights[j] = taps == kTaps ? w[j] : 0;
-  float sum = op.bias.empty() ? 0 : op.bias.row<float>(0)[exists ? e : 0];
+  const TokenConvolution convolution(op, exists ? row : 0, e);
   wait_for_previous();
   if (!exists) return;
-  const float x = to_float(op.x.row<T>(row)[e]);
-  if (taps == kTaps) {
-    float rows[kTaps];
-#pragma unroll
-    for (int j = 0; j < kTaps - 1; ++j) rows[j] = continues ? state[j * channels] : 0;
-    rows[kTaps - 1] = x;
-#pragma unroll
-    for (int j = 0; j < kTaps; ++j) sum = fmaf(weights[j], rows[j], sum);
-    if (stateful)
-#pragma unroll
-      for (int j = 0; j < kTaps - 1; ++j) state[j * channels] = rows[j + 1];
-  } else {
-    for (Index j = 0; j < taps; ++j) {
-      const float seen = j + 1 == taps ? x : continues ? state[j * channels] : 0;
-      sum = fmaf(w[j], seen, sum);
-      if (stateful && j > 0) state[(j - 1) * channels] = seen;
-    }
-  }
-  op.y.row<T>(row)[e] = from_float<T>(sum * sigmoid_of<T>(sum));
+  op.y.row<T>(row)[e] = from_float<T>(convolution.run<T>(op, to_float(op.x.row<T>(row)[e])));
 }
 
 /// sums: [tiles, (kTaps + 1) E], what each tile of rows adds to dw, tap by tap, and to dbias.

@@ -1,6 +1,8 @@
 #include <algorithm>
 
 #include "core/cuda_blas.h"
+#include "kernels/cuda/causal_conv1d.cuh"
+#include "kernels/cuda/few_rows.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -121,9 +123,7 @@ void multiply_any(CudaStream& stream, const MatrixProduct& p) {
 
 // ---- few rows ----------------------------------------------------------------------------------
 
-constexpr int kStep = 32;    // inputs that a warp multiplies at a time
 constexpr int kSlots = 4;    // steps of a warp whose weights shared memory has room for
-constexpr int kLeft = 16;    // rows of w that a block takes: those of the tensor core's left factor
 constexpr int kPitch = 20;   // of rows of kLeft sums: neighbouring lanes then write different banks
 constexpr int kOwnRows = 4;  // of x, at most, that each block brings to shared memory and may norm
 constexpr int kRowPadding = 32;  // of x's rows in shared memory, as for kPitch
@@ -139,6 +139,21 @@ constexpr int slot_bytes(int warps, int tiles) {
 }
 Index own_bytes(const op::Linear& op) {
   return op.x.rows * (op.w.cols + kRowPadding) * Index{sizeof(Bf16)};
+}
+
+/// How the L2 cache treats what is read once: it goes before what was asked for ahead.
+__device__ std::uint64_t evicted_first() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/// copy_async under that policy.
+__device__ void copy_async(void* to, const void* from, bool there, std::uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0), "l"(policy)
+               : "memory");
 }
 
 /// Brings the rows of x to shared memory, `pitch` elements apart: normed, where there is a norm, to
@@ -195,9 +210,10 @@ __device__ void bring_rows(const op::Linear& op, Bf16* to, int pitch) {
 struct NoAngles {};
 
 /// The rows of w that a block takes, twice 8 neighbours, and what becomes of its sums: they stay
-/// apart, or the first of them are gates of the others, or pairs that are rotated.
+/// apart, or the first of them are gates of the others, or pairs that are rotated, or each goes
+/// through a convolution.
 struct Left {
-  enum Use { apart, gates, pairs };
+  enum Use { apart, gates, pairs, convolved };
   Use use = apart;
   Index first[2];
   int count[2];
@@ -212,6 +228,7 @@ struct Left {
       return;
     }
     first[0] = block * kLeft, first[1] = first[0] + 8;
+    if (first[0] < op.conv.x.cols) use = convolved;
     if (first[0] < op.rope.x.cols) {
       use = pairs;
       head = static_cast<int>(op.rope.x.cols) / static_cast<int>(op.rope.heads);
@@ -255,12 +272,14 @@ __global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void fe
   }
   // A lane reads from the slots what it has sent there, and nothing else.
   uint4* slots = reinterpret_cast<uint4*>(memory) + warp * kSlots * 2 * 32 + lane;
+  const std::uint64_t policy = evicted_first();
   const auto send = [&](int slot, int step) {
     const int k = step * kStep;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool there = real[half] && k + t * 8 < inputs;
-      copy_async(slots + (slot * 2 + half) * 32, there ? weight[half] + k : weight[half], there);
+      copy_async(slots + (slot * 2 + half) * 32, there ? weight[half] + k : weight[half], there,
+                 policy);
     }
     copy_async_commit();
   };
@@ -272,6 +291,15 @@ __global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void fe
     for (int half = 0; half < 2; ++half)
       if (const int rest = min(inputs - kSent, kAskedFor); real[half] && rest > 0)
         prefetch_run(weight[half] + kSent, static_cast<unsigned>(rest * sizeof(Bf16)));
+  const int count = static_cast<int>(min(Index{kRows}, op.y.rows - n0));
+  if (left.use == Left::convolved) {
+    const int rows = static_cast<int>(op.conv.w.cols) - 1;
+    for (int i = threadIdx.x; i < count * rows; i += warps * 32)
+      if (const Index slot = op.conv.batch.spans[n0 + i / rows].slot;
+          slot >= 0 && !op.conv.state.empty())
+        prefetch(op.conv.state.row<float>(slot) + i % rows * op.conv.x.cols + left.first[0]);
+    if (threadIdx.x < kLeft) prefetch(op.conv.w.row<float>(left.row(threadIdx.x)));
+  }
   wait_for_previous();
 
   const int pitch = inputs + kRowPadding;
@@ -303,10 +331,7 @@ __global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void fe
       // To the slot of the step before, which is multiplied.
       send((slot + kSlots - 1) % kSlots, step + (kSlots - 1) * warps);
 #pragma unroll
-      for (int n = 0; n < tiles; ++n) {
-        multiply_add(sum[n], {high.x, low.x, high.y, low.y}, x[n].x, x[n].y);
-        multiply_add(sum[n], {high.z, low.z, high.w, low.w}, x[n].z, x[n].w);
-      }
+      for (int n = 0; n < tiles; ++n) multiply_step(sum[n], high, low, x[n]);
     }
   }
 
@@ -332,11 +357,17 @@ __global__ __launch_bounds__(warps * 32, (tiles <= 2 ? 32 : 16) / warps) void fe
       value += partial[(other * kRows + row) * kPitch + l];
     return value;
   };
-  const int count = static_cast<int>(min(Index{kRows}, op.y.rows - n0));
-  if (left.use == Left::apart) {
+  if (left.use == Left::apart || left.use == Left::convolved) {
     for (int i = threadIdx.x; i < count * kLeft; i += warps * 32) {
       const int row = i / kLeft, l = i % kLeft;
-      if (left.real(l)) op.y.row<Y>(n0 + row)[left.row(l)] = from_float<Y>(total(row, l));
+      if (!left.real(l)) continue;
+      const Index column = left.row(l);
+      const Y value = from_float<Y>(total(row, l));
+      op.y.row<Y>(n0 + row)[column] = value;
+      if constexpr (std::is_same_v<Y, Bf16>)
+        if (left.use == Left::convolved)
+          op.conv.y.row<Y>(n0 + row)[column] = from_float<Y>(
+              TokenConvolution(op.conv, n0 + row, column).run<Y>(op.conv, to_float(value)));
     }
     return;
   }
@@ -395,15 +426,6 @@ void launch_few_rows(CudaStream& stream, const op::Linear& op) {
   }
 }
 
-/// Few blocks need many warps each to keep the memory busy, but none needs more than it has steps.
-/// The order of the sums depends on their number, so that must not depend on the rows.
-int warps_for(ConstView w) {
-  const Index blocks = ceil_div(w.rows, Index{kLeft}), steps = ceil_div(w.cols, Index{kStep});
-  int warps = blocks <= 32 ? 32 : blocks <= 256 ? 16 : 8;
-  while (warps > 4 && warps > steps) warps /= 2;
-  return warps;
-}
-
 /// Whether few_rows() takes the product. It norms rows that its blocks keep.
 bool is_few_rows(const op::Linear& op) {
   if (op.dtype() != DType::bf16 || op.x.rows > kFewRows || !aligned(8, op.w)) return false;
@@ -417,6 +439,11 @@ bool is_few_rows(const op::Linear& op) {
 bool rotates_itself(const op::Linear& op) {
   const Index head = op.rope.x.cols / op.rope.heads;
   return op.y.dtype == DType::bf16 && head % kLeft == 0 && head / 2 <= kMostPairs;
+}
+
+/// Whether few_rows() convolves too: spans are single tokens. The bits are the same.
+bool convolves_itself(const op::Linear& op) {
+  return op.y.dtype == DType::bf16 && op.conv.batch.longest == 1 && op.conv.x.cols % kLeft == 0;
 }
 
 void multiply_few_rows(CudaStream& stream, const op::Linear& op) {
@@ -538,18 +565,26 @@ void run_on(CudaStream& stream, const op::Linear& call) {
     op.norm = {};
   }
   if (is_few_rows(op) && op.product.empty()) {
-    if (op.rope.x.empty()) return multiply_few_rows(stream, op);
-    if (rotates_itself(op)) {
-      Batch& batch = op.rope.batch;
+    const auto upload = [&](Batch& batch) {
       batch.spans = stream.resident(std::span(batch.spans, static_cast<std::size_t>(batch.count)));
-      return multiply_few_rows(stream, op);
-    }
-    op.rope = {};
+    };
+    const bool rotates = !op.rope.x.empty(), convolves = !op.conv.x.empty();
+    if (rotates && rotates_itself(op))
+      upload(op.rope.batch);
+    else
+      op.rope = {};
+    if (convolves && convolves_itself(op))
+      upload(op.conv.batch);
+    else
+      op.conv = {};
     multiply_few_rows(stream, op);
-    return run_on(stream, call.rope);
+    if (rotates && op.rope.x.empty()) run_on(stream, call.rope);
+    if (convolves && op.conv.x.empty()) run_on(stream, call.conv);
+    return;
   }
   op.gated ? multiply_gated(stream, op) : multiply_rows(stream, op);
   if (!op.rope.x.empty()) run_on(stream, op.rope);
+  if (!op.conv.x.empty()) run_on(stream, op.conv);
 }
 
 void run_on(CudaStream& stream, const op::LinearBackward& op) {

@@ -1,4 +1,6 @@
+#include "kernels/cuda/few_rows.cuh"
 #include "kernels/cuda/selective_scan_parts.cuh"
+#include "kernels/cuda/vector.cuh"
 #include "kernels/selective_scan.h"
 
 namespace samba {
@@ -210,10 +212,66 @@ constexpr int kStepParts = 4;
 constexpr int kStepThreads = kStepParts * kLanes;
 constexpr int kStepStates = kGroup / kStepParts;
 
+/// The step of a block's channels, made here of the row that the product would make it of, to the
+/// same bits (few_rows.cuh). A warp's first weights are asked for early.
+class Projection {
+ public:
+  __device__ Projection(const op::Linear& product, Index first) : product_(product), first_(first) {
+    load(part());
+  }
+  /// That of the lane's channel, for row `row`. For all threads of the block.
+  __device__ float get(Index row) {
+    __shared__ float sums[kStepParts][kLanes];
+    float sum[2][4] = {};
+    for (int step = part(); step < ceil_div(inputs(), kStep); step += kStepParts) {
+      if (step != part()) load(step);
+      uint4 x{0, 0, 0, 0};  // the columns of the right factor but for one
+      if (lane() < 4 && column(step) < inputs())
+        x = *reinterpret_cast<const uint4*>(product_.x.row<Bf16>(row) + column(step));
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile) multiply_step(sum[tile], w_[tile][0], w_[tile][1], x);
+    }
+    if (lane() % 4 == 0)
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          sums[part()][(tile * 2 + half) * 8 + lane() / 4] = sum[tile][half * 2];
+    __syncthreads();
+    float total = 0;
+#pragma unroll
+    for (int other = 0; other < kStepParts; ++other) total += sums[other][lane()];
+    return to_float(from_float<Bf16>(total));
+  }
+
+ private:
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
+  __device__ static int part() { return static_cast<int>(threadIdx.x) / kLanes; }
+  __device__ static int column(int step) { return step * kStep + lane() % 4 * 8; }
+  __device__ int inputs() const { return static_cast<int>(product_.w.cols); }
+  __device__ void load(int step) {
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Index row = first_ + (tile * 2 + half) * 8 + lane() / 4;
+        w_[tile][half] = uint4{0, 0, 0, 0};
+        if (row < product_.w.rows && column(step) < inputs())
+          w_[tile][half] =
+              *reinterpret_cast<const uint4*>(product_.w.row<Bf16>(row) + column(step));
+      }
+  }
+
+  const op::Linear& product_;
+  Index first_;  ///< channel of the block
+  uint4 w_[2][2];
+};
+
 /// Spans of one token: a block takes kLanes channels of one. Its warps have the states, and sum
 /// them, as in a scan of more tokens.
-template <class T>
-__global__ void __launch_bounds__(kStepThreads) step(const op::SelectiveScan op) {
+/// `projects`: they make their step themselves.
+template <class T, bool projects>
+__global__ void __launch_bounds__(kStepThreads) step(const __grid_constant__ op::SelectiveScan op) {
   __shared__ float sums[kStepParts][kLanes];
   let_next_begin();
   const int lane = threadIdx.x % kLanes, part = threadIdx.x / kLanes;
@@ -237,6 +295,12 @@ __global__ void __launch_bounds__(kStepThreads) step(const op::SelectiveScan op)
     }
   };
   load_decays(part * kStepStates);
+  [[maybe_unused]] std::conditional_t<projects, Projection, int> projection = [&] {
+    if constexpr (projects)
+      return Projection(op.dt_from, Index{blockIdx.x % tiles} * kLanes);
+    else
+      return 0;
+  }();
   const float bias = op.dt_bias.row<float>(0)[e], skip = op.d.row<float>(0)[e];
   if (continues)
 #pragma unroll
@@ -244,7 +308,11 @@ __global__ void __launch_bounds__(kStepThreads) step(const op::SelectiveScan op)
       if (part * kStepStates + i < states) prefetch(state + (part * kStepStates + i) * channels);
   wait_for_previous();
   const float u = to_float(op.u.row<T>(span.first)[e]);
-  const float dt = to_float(op.dt.row<T>(span.first)[e]) + bias;
+  float dt;
+  if constexpr (projects)
+    dt = projection.get(span.first) + bias;
+  else
+    dt = to_float(op.dt.row<T>(span.first)[e]) + bias;
   float z = 0;
   if (!op.z.empty()) z = to_float(op.z.row<T>(span.first)[e]);
   float y = 0;
@@ -274,6 +342,16 @@ __global__ void __launch_bounds__(kStepThreads) step(const op::SelectiveScan op)
   y = fmaf(skip, u, y);
   if (!op.z.empty()) y *= z * sigmoid_of<T>(z);
   op.y.row<T>(span.first)[e] = from_float<T>(y);
+}
+
+/// Whether step() makes the steps itself. More sequences would read their weights too often.
+bool projects_itself(const op::SelectiveScan& op) {
+  constexpr Index kMostSpans = 16;
+  const op::Linear& p = op.dt_from;
+  return !p.w.empty() && op.batch.count <= kMostSpans && p.dtype() == DType::bf16 &&
+         p.y.dtype == DType::bf16 && aligned(8, p.x, p.w) && warps_for(p.w) == kStepParts &&
+         p.bias.empty() && p.norm.empty() && p.rope.x.empty() && p.conv.x.empty() && !p.gated &&
+         !p.add;
 }
 
 __global__ void pack_decay(const op::PackDecay op) {
@@ -306,11 +384,16 @@ void run_on(CudaStream& stream, const op::SelectiveScan& call) {
   if (count == 0 || channels == 0) return;
   expect_narrow(op.kName, op.y, op.u, op.dt, op.z, op.b, op.c, op.state, op.h);
   op.batch.spans = stream.resident(std::span(op.batch.spans, static_cast<std::size_t>(count)));
+  const bool steps = op.batch.longest == 1 && op.h.empty();
+  const auto step_blocks = static_cast<unsigned>(count * ceil_div(channels, Index{kLanes}));
+  if (op.dt_from.packed)
+    op.dt_from.w = {op.dt_from.w.data, channels, op.dt_from.x.cols, op.dt_from.x.cols,
+                    op.dt_from.w.dtype};
+  if (steps && projects_itself(op))
+    return launch_early(stream, step<Bf16, true>, step_blocks, kStepThreads, 0, op);
+  if (!call.dt_from.w.empty()) run_on(stream, call.dt_from);
   visit_float(op.dtype(), [&]<class T>() {
-    if (op.batch.longest == 1 && op.h.empty()) {
-      const auto blocks = static_cast<unsigned>(count * ceil_div(channels, Index{kLanes}));
-      return launch_early(stream, step<T>, blocks, kStepThreads, 0, op);
-    }
+    if (steps) return launch_early(stream, step<T, false>, step_blocks, kStepThreads, 0, op);
     // All of these give the same bits.
     const auto whole = [&](int run) { return aligned(run, op.y, op.u, op.dt, op.z); };
     const bool many = count * ceil_div(channels, Many::tile) >= 2 * stream.multiprocessors();
