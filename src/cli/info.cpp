@@ -183,6 +183,24 @@ int list_presets(const Options& options) {
   return 0;
 }
 
+Index weight_bytes(const Model& model) {
+  Index bytes = 0;
+  for (const Parameter& p : model.parameters())
+    bytes += p.size() * size_of(p.exact ? exact_of(model.dtype()) : model.dtype());
+  return bytes;
+}
+
+/// With passes of one sequence.
+TrainingMemory memory_to_train(const ModelConfig& config, const Stream& stream, DType dtype,
+                               Index context, bool recompute) {
+  TrainConfig train;
+  train.steps = train.batch = 1;
+  train.length = context;
+  train.recompute = recompute;
+  complete(train, config);
+  return training_memory(config, stream, dtype, train);
+}
+
 }  // namespace
 
 int run_info(const std::vector<std::string>& all) {
@@ -199,17 +217,9 @@ int run_info(const std::vector<std::string>& all) {
   const ModelConfig& config = model.config();
   const Index context = options.context > 0 ? options.context : config.context;
 
-  Index matrices = 0;
-  for (const Parameter& p : model.parameters()) matrices += p.exact ? 0 : p.size();
-  const Index exact = model.parameter_count() - matrices;
-  const Index weights = matrices * size_of(dtype) + exact * size_of(exact_of(dtype));
-  TrainConfig train;
-  train.steps = train.batch = 1;
-  train.length = context;
-  complete(train, config);
-  const TrainingMemory keeping = training_memory(config, stream, dtype, train);
-  train.recompute = true;
-  const TrainingMemory recomputing = training_memory(config, stream, dtype, train);
+  const Index weights = weight_bytes(model);
+  const TrainingMemory keeping = memory_to_train(config, stream, dtype, context, false),
+                       recomputing = memory_to_train(config, stream, dtype, context, true);
   const std::size_t training = keeping.model + keeping.optimizer;
   const double per_token = model.flops(0, context) / static_cast<double>(context);
   const Json result = {{"name", config.name},

@@ -26,109 +26,123 @@ constexpr std::size_t member_count() {
     return member_count<T, most - 1>();
 }
 
+/// each(members...) of an aggregate of `count` members, at most 12.
+template <std::size_t count, class T, class F>
+void with_few_members(T& value, const F& each) {
+  if constexpr (count == 1) {
+    auto& [a] = value;
+    return each(a);
+  }
+  if constexpr (count == 2) {
+    auto& [a, b] = value;
+    return each(a, b);
+  }
+  if constexpr (count == 3) {
+    auto& [a, b, c] = value;
+    return each(a, b, c);
+  }
+  if constexpr (count == 4) {
+    auto& [a, b, c, d] = value;
+    return each(a, b, c, d);
+  }
+  if constexpr (count == 5) {
+    auto& [a, b, c, d, e] = value;
+    return each(a, b, c, d, e);
+  }
+  if constexpr (count == 6) {
+    auto& [a, b, c, d, e, f] = value;
+    return each(a, b, c, d, e, f);
+  }
+  if constexpr (count == 7) {
+    auto& [a, b, c, d, e, f, g] = value;
+    return each(a, b, c, d, e, f, g);
+  }
+  if constexpr (count == 8) {
+    auto& [a, b, c, d, e, f, g, h] = value;
+    return each(a, b, c, d, e, f, g, h);
+  }
+  if constexpr (count == 9) {
+    auto& [a, b, c, d, e, f, g, h, i] = value;
+    return each(a, b, c, d, e, f, g, h, i);
+  }
+  if constexpr (count == 10) {
+    auto& [a, b, c, d, e, f, g, h, i, j] = value;
+    return each(a, b, c, d, e, f, g, h, i, j);
+  }
+  if constexpr (count == 11) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k);
+  }
+  if constexpr (count == 12) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l);
+  }
+}
+
+/// The same for 13 to 24.
+template <std::size_t count, class T, class F>
+void with_many_members(T& value, const F& each) {
+  if constexpr (count == 13) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m);
+  }
+  if constexpr (count == 14) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n);
+  }
+  if constexpr (count == 15) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o);
+  }
+  if constexpr (count == 16) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
+  }
+  if constexpr (count == 17) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q);
+  }
+  if constexpr (count == 18) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r);
+  }
+  if constexpr (count == 19) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s);
+  }
+  if constexpr (count == 20) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t);
+  }
+  if constexpr (count == 21) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u);
+  }
+  if constexpr (count == 22) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v);
+  }
+  if constexpr (count == 23) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w);
+  }
+  if constexpr (count == 24) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x] = value;
+    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x);
+  }
+}
+
 /// Calls call(member) for each member of an aggregate of at most 24, in order.
 template <class T, class F>
 void for_each_member(T& value, const F& call) {
   constexpr std::size_t kCount = member_count<std::remove_const_t<T>>();
-  const auto each = [&call](auto&... members) { (call(members), ...); };
   static_assert(!takes_members<std::remove_const_t<T>>(std::make_index_sequence<25>()),
                 "write down a longer binding");
-  if constexpr (kCount == 1) {
-    auto& [a] = value;
-    return each(a);
-  }
-  if constexpr (kCount == 2) {
-    auto& [a, b] = value;
-    return each(a, b);
-  }
-  if constexpr (kCount == 3) {
-    auto& [a, b, c] = value;
-    return each(a, b, c);
-  }
-  if constexpr (kCount == 4) {
-    auto& [a, b, c, d] = value;
-    return each(a, b, c, d);
-  }
-  if constexpr (kCount == 5) {
-    auto& [a, b, c, d, e] = value;
-    return each(a, b, c, d, e);
-  }
-  if constexpr (kCount == 6) {
-    auto& [a, b, c, d, e, f] = value;
-    return each(a, b, c, d, e, f);
-  }
-  if constexpr (kCount == 7) {
-    auto& [a, b, c, d, e, f, g] = value;
-    return each(a, b, c, d, e, f, g);
-  }
-  if constexpr (kCount == 8) {
-    auto& [a, b, c, d, e, f, g, h] = value;
-    return each(a, b, c, d, e, f, g, h);
-  }
-  if constexpr (kCount == 9) {
-    auto& [a, b, c, d, e, f, g, h, i] = value;
-    return each(a, b, c, d, e, f, g, h, i);
-  }
-  if constexpr (kCount == 10) {
-    auto& [a, b, c, d, e, f, g, h, i, j] = value;
-    return each(a, b, c, d, e, f, g, h, i, j);
-  }
-  if constexpr (kCount == 11) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k);
-  }
-  if constexpr (kCount == 12) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l);
-  }
-  if constexpr (kCount == 13) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m);
-  }
-  if constexpr (kCount == 14) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n);
-  }
-  if constexpr (kCount == 15) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o);
-  }
-  if constexpr (kCount == 16) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
-  }
-  if constexpr (kCount == 17) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q);
-  }
-  if constexpr (kCount == 18) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r);
-  }
-  if constexpr (kCount == 19) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s);
-  }
-  if constexpr (kCount == 20) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t);
-  }
-  if constexpr (kCount == 21) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u);
-  }
-  if constexpr (kCount == 22) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v);
-  }
-  if constexpr (kCount == 23) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w);
-  }
-  if constexpr (kCount == 24) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x] = value;
-    return each(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x);
-  }
+  const auto each = [&call](auto&... members) { (call(members), ...); };
+  if constexpr (kCount <= 12)
+    with_few_members<kCount>(value, each);
+  else
+    with_many_members<kCount>(value, each);
 }
 
 }  // namespace samba

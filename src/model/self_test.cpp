@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iostream>
 #include <vector>
 
 #include "core/error.h"
@@ -167,8 +168,8 @@ void self_test(const ModelConfig& whole, Stream& stream, DType dtype, bool train
   try {
     make_folder(folder);
     write_text(path, about);
-  } catch (const Error&) {
-    // A place that cannot be written to costs those seconds again next time.
+  } catch (const Error& error) {
+    std::cerr << error.what() << "; the self-test runs again next time\n";
   }
 }
 
