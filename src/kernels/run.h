@@ -57,14 +57,14 @@ void run_compared(Stream& stream, const Op& op, const F& run_on_device) {
   Comparison comparison(stream);
   Op copy = op;
   std::vector<const std::byte*> read;
-  for_each_matrix(copy, [&]<class Matrix>(Matrix& matrix, bool /*inside*/) {
-    if constexpr (std::is_same_v<Matrix, ConstView>) read.push_back(matrix.data);
+  for_each_matrix(copy, [&]<class M>(M& matrix, bool /*inside*/) {
+    if constexpr (std::is_same_v<M, ConstView>) read.push_back(matrix.data);
     matrix = comparison.copy_of(matrix);
   });
   run(stream.host(), copy);
   run_on_device();
-  for_each_matrix(op, [&]<class Matrix>(const Matrix& matrix, bool inside) {
-    if constexpr (std::is_same_v<Matrix, View>)
+  for_each_matrix(op, [&]<class M>(const M& matrix, bool inside) {
+    if constexpr (std::is_same_v<M, View>)
       if (!inside || std::find(read.begin(), read.end(), matrix.data) == read.end())
         comparison.expect_equal(Op::kName, op.dtype(), matrix);
   });
