@@ -1,7 +1,7 @@
 # What clang needs to build the parts that read files, and the targets of tests/fuzz.
 
 # Sources that no target needs: building is most of what a short run takes.
-string(APPEND left_out "|/core/(append_file|progress|table|terminal)\\.cpp"
+string(APPEND left_out "|/core/(append_file|table)\\.cpp"
        "|/model/(convert|pth_writer|tensor_writer)\\.cpp|/text/(corpus|packed|prepare|train_tokenizer)\\.cpp")
 
 # OpenMP means nothing here: fuzz targets have one thread. Warnings are left to g++. omp.h is the

@@ -64,13 +64,14 @@ class SelfTest {
     model_.allocate(training);
     initialise(model_, 1);
     stream_.compare_ops(true);
-    if (!training) model_.pack();
   }
   ~SelfTest() { stream_.compare_ops(false); }
   SelfTest(const SelfTest&) = delete;
   SelfTest& operator=(const SelfTest&) = delete;
 
-  void generate() {
+  /// `packed`: as inference reads weights.
+  void generate(bool packed) {
+    if (packed) model_.pack();
     States states = model_.make_states(kSequences, kContext);
     read(states, {{0, 300, 0, 0}});
     std::vector<Span> prompts{{0, 40, 300, 0}}, tokens{{0, 1, 340, 0}};
@@ -160,7 +161,7 @@ void self_test(const ModelConfig& whole, Stream& stream, DType dtype, bool train
   if (!folder.empty() && exists(path)) return;
   {
     SelfTest test(config, stream, dtype, training);
-    test.generate();
+    test.generate(/*packed=*/!training);
     if (training) test.train();
   }
   stream.pool()->clear();
