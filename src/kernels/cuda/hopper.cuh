@@ -220,11 +220,13 @@ __device__ inline void cluster_wait() {
           : "memory");
 }
 /// Arrives at the barrier that lies at this place in the shared memory of a block of the cluster.
+/// It tells that something has been read, for which no earlier write needs to be seen: a release to
+/// the cluster would wait for all of them, each time.
 __device__ inline void barrier_arrive_at(std::uint64_t* barrier, int block) {
   asm volatile(
       "{\n.reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(
+      "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(
           shared_address(barrier)),
       "r"(block)
       : "memory");
