@@ -44,6 +44,7 @@ struct TokenConvolution {
 #pragma unroll
         for (int j = 0; j < kTaps - 1; ++j) state[j * channels] = rows[j + 1];
     } else {
+#pragma unroll 1
       for (Index j = 0; j < taps; ++j) {
         const float seen = j + 1 == taps ? x : continues ? state[j * channels] : 0;
         sum = fmaf(op.w.row<float>(e)[j], seen, sum);

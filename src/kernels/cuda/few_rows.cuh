@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/linear.h"
 
 // How products of few rows of bf16 are summed, for kernels that all leave the same bits.
 //
@@ -10,19 +11,31 @@
 // The sums of the warps are added in order, and rounded once.
 
 namespace samba {
+
+namespace few_rows {
+
+constexpr Index kMostRows = 128;
+
+/// Whether multiply() takes the product. It norms x, and gates, rotates and convolves y, where that
+/// is asked for; `product` stays empty.
+bool takes(const op::Linear&);
+/// Leaves the bits that the ops would leave one after the other.
+void multiply(CudaStream&, const op::Linear&);
+
+}  // namespace few_rows
+
 namespace {
 
 constexpr int kStep = 32;  ///< inputs that a warp multiplies at a time
 constexpr int kLeft = 16;  ///< rows of the tensor core's left factor, rows of the weight
 
-/// Few blocks of kLeft rows need many warps each to keep the memory busy, but none needs more than
+/// Few blocks of kLeft rows need more warps each to keep the memory busy, but none needs more than
 /// it has steps. The order of the sums depends on their number, so that must not depend on the rows
 /// that are multiplied.
 inline int warps_for(ConstView w) {
   const Index blocks = ceil_div(w.rows, Index{kLeft}), steps = ceil_div(w.cols, Index{kStep});
-  int warps = blocks <= 32 ? 32 : blocks <= 256 ? 16 : 8;
-  while (warps > 4 && warps > steps) warps /= 2;
-  return warps;
+  if (steps <= 4) return 4;
+  return blocks <= 32 && steps > 8 ? 16 : 8;
 }
 
 /// sum += the products of a step: a lane's 8 inputs of rows l / 4 and l / 4 + 8 of the weight, and
