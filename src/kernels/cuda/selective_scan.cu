@@ -223,6 +223,7 @@ class Projection {
   __device__ float get(Index row) {
     __shared__ float sums[kStepParts][kLanes];
     float sum[2][4] = {};
+#pragma unroll 1
     for (int step = part(); step < ceil_div(inputs(), kStep); step += kStepParts) {
       if (step != part()) load(step);
       uint4 x{0, 0, 0, 0};  // the columns of the right factor but for one
@@ -267,6 +268,12 @@ class Projection {
   uint4 w_[2][2];
 };
 
+/// Where none were packed. Not inlined: it is long, and code that is only skipped is read all the
+/// same.
+__device__ __noinline__ float decay_apart(float a_log) {
+  return decay_of(a_log);
+}
+
 /// Spans of one token: a block takes kLanes channels of one. Its warps have the states, and sum
 /// them, as in a scan of more tokens.
 /// `projects`: they make their step themselves.
@@ -291,7 +298,8 @@ __global__ void __launch_bounds__(kStepThreads) step(const __grid_constant__ op:
       if (n >= states)
         a[i] = 0;
       else
-        a[i] = op.decay.empty() ? decay_of(op.a_log.row<float>(e)[n]) : op.decay.row<float>(n)[e];
+        a[i] =
+            op.decay.empty() ? decay_apart(op.a_log.row<float>(e)[n]) : op.decay.row<float>(n)[e];
     }
   };
   load_decays(part * kStepStates);
@@ -316,6 +324,7 @@ __global__ void __launch_bounds__(kStepThreads) step(const __grid_constant__ op:
   float z = 0;
   if (!op.z.empty()) z = to_float(op.z.row<T>(span.first)[e]);
   float y = 0;
+#pragma unroll 1
   for (Index n0 = 0; n0 < states; n0 += kGroup) {
     const Index first = n0 + part * kStepStates;
     if (n0 > 0) load_decays(first);
