@@ -17,12 +17,11 @@ using namespace samba::bench;
 struct Family {
   const char* name;
   std::vector<Row> (*rows)(Stream&);
-  bool of_table = true;  ///< else measured where it is named
 };
-constexpr Family kFamilies[] = {{"product", product_rows},     {"variant", variant_rows, false},
-                                {"attention", attention_rows}, {"scan", scan_rows},
-                                {"rest", rest_rows},           {"decode", decode_rows},
-                                {"train", training_rows},      {"infer", inference_rows}};
+constexpr Family kFamilies[] = {{"product", product_rows}, {"attention", attention_rows},
+                                {"scan", scan_rows},       {"rest", rest_rows},
+                                {"decode", decode_rows},   {"train", training_rows},
+                                {"infer", inference_rows}};
 
 void run_all(std::vector<std::string> words) {
   std::string path, title;
@@ -39,7 +38,7 @@ void run_all(std::vector<std::string> words) {
   std::vector<Row> all;
   for (const Family& family : kFamilies) {
     const bool named = std::find(words.begin(), words.end(), family.name) != words.end();
-    if (!named && !(words.empty() && family.of_table)) continue;
+    if (!named && !words.empty()) continue;
     stream.pool()->clear();
     for (Row& row : family.rows(stream)) all.push_back(std::move(row));
   }

@@ -2,16 +2,13 @@
 
 #include "core/cuda_blas.h"
 #include "core/error.h"
-#include "kernels/cuda/product_hopper.cuh"
+#include "kernels/cuda/gated_product.cuh"
 #include "kernels/run.h"
 #include "kernels/swiglu.h"
 #include "rows.h"
 
 namespace samba::bench {
 namespace {
-
-using product::Finish;
-using product::Form;
 
 void add_product(std::vector<Row>& rows, Stream& stream, const std::string& job, double flops,
                  const std::function<void()>& work) {
@@ -29,16 +26,13 @@ struct Shape {
   }
 };
 
-/// One product by the library and, where we take it, by our kernel.
-void add_both(std::vector<Row>& rows, Stream& stream, const Shape& shape, const char* part,
-              const MatrixProduct& p) {
+/// One product as op::Linear has it made.
+void add_library(std::vector<Row>& rows, Stream& stream, const Shape& shape, const char* part,
+                 const MatrixProduct& p) {
   CudaStream& cuda = *stream.cuda();
-  add_product(rows, stream, shape.text(part) + ", library", shape.flops(), [&] {
+  add_product(rows, stream, shape.text(part), shape.flops(), [&] {
     if (!cuda.blas().run(cuda, p)) fail("cuBLASLt does not take ", shape.text(part));
   });
-  if (product::multiply(cuda, p))
-    add_product(rows, stream, shape.text(part) + ", ours", shape.flops(),
-                [&] { product::multiply(cuda, p); });
 }
 
 void add_shape(std::vector<Row>& rows, Stream& stream, const Shape& s, bool training) {
@@ -46,15 +40,15 @@ void add_shape(std::vector<Row>& rows, Stream& stream, const Shape& s, bool trai
   const Matrix x = random_matrix(stream, DType::bf16, s.rows, s.inputs),
                w = random_matrix(stream, DType::bf16, s.outputs, s.inputs, 0.02);
   const Matrix y(stream, head ? DType::f32 : DType::bf16, s.rows, s.outputs);
-  add_both(rows, stream, s, "forward", {.c = y, .a = x, .b = w, .b_transposed = true});
+  add_library(rows, stream, s, "forward", {.c = y, .a = x, .b = w, .b_transposed = true});
   if (!training) return;
   const Matrix dy = random_matrix(stream, DType::bf16, s.rows, s.outputs);
   const Matrix dx(stream, DType::bf16, s.rows, s.inputs),
       dw(stream, DType::f32, s.outputs, s.inputs);
   clear(stream, dw);
-  add_both(rows, stream, s, "by inputs", {.c = dx, .a = dy, .b = w});
-  add_both(rows, stream, s, "by weights",
-           {.c = dw, .a = dy, .b = x, .a_transposed = true, .add = true});
+  add_library(rows, stream, s, "by inputs", {.c = dx, .a = dy, .b = w});
+  add_library(rows, stream, s, "by weights",
+              {.c = dw, .a = dy, .b = x, .a_transposed = true, .add = true});
 }
 
 /// The gated products of op::SwiGlu, `outputs` wide: the library and the op behind it, and ours.
@@ -72,9 +66,9 @@ void add_gated(std::vector<Row>& rows, Stream& stream, Shape s, bool training) {
   });
   const op::Linear forward{
       .y = y, .x = x, .w = w, .gated = true, .product = training ? both.view() : View{}};
-  if (product::multiply_gated(cuda, forward))
+  if (gated_product::multiply(cuda, forward))
     add_product(rows, stream, s.text("gated, ours"), s.flops(),
-                [&] { product::multiply_gated(cuda, forward); });
+                [&] { gated_product::multiply(cuda, forward); });
   if (!training) return;
   // The projection behind it, [width] to [inputs].
   const Shape down{s.name, s.rows, width, s.inputs};
@@ -92,84 +86,20 @@ void add_gated(std::vector<Row>& rows, Stream& stream, Shape s, bool training) {
   const auto restore = [&] { copy(stream, both, product); };
   const double copying = median_seconds(stream, restore);
   restore();
-  if (!product::multiply_gated_backward(cuda, backward)) return;
+  if (!gated_product::multiply(cuda, backward)) return;
   const double seconds = median_seconds(stream, [&] {
     restore();
-    product::multiply_gated_backward(cuda, backward);
+    gated_product::multiply(cuda, backward);
   });
   bench::add(rows, {.job = "product " + down.text("gated backward, ours"),
                     .seconds = seconds - copying,
                     .flops = down.flops()});
 }
 
-// ---- variants ----------------------------------------------------------------------------------
-
-template <Form form, Finish finish, int cluster, int stages, int pending, int lag>
-void add_variant(std::vector<Row>& rows, Stream& stream, const Shape& shape, const char* part,
-                 const MatrixProduct& p, int high = product::kHigh, bool cut = true) {
-  product::Job job = product::job_of<form, finish, cluster>(*stream.cuda(), p);
-  job.tiles.high = high;
-  if (!cut) {
-    job.tiles.whole = job.tiles.rows * job.tiles.cols;
-    job.tiles.parts = 1;
-  }
-  add_product(rows, stream,
-              text_of(shape.text(part), ": cluster ", cluster, ", stages ", stages, ", pending ",
-                      pending, ", lag ", lag, ", high ", high, cut ? "" : ", not cut"),
-              shape.flops(), [&] {
-                product::run_job<form, finish, cluster, stages, pending, lag>(*stream.cuda(), job);
-              });
-}
-
-template <Form form, Finish finish>
-void add_variants(std::vector<Row>& rows, Stream& stream, const Shape& s, const char* part,
-                  const MatrixProduct& p) {
-  add_variant<form, finish, 2, 4, 1, 1>(rows, stream, s, part, p);
-  add_variant<form, finish, 2, 4, 1, 1>(rows, stream, s, part, p, 4);
-  add_variant<form, finish, 2, 4, 1, 1>(rows, stream, s, part, p, 16);
-  add_variant<form, finish, 2, 4, 1, 1>(rows, stream, s, part, p, product::kHigh, false);
-  add_variant<form, finish, 2, 4, 1, 0>(rows, stream, s, part, p);
-  add_variant<form, finish, 2, 4, 0, 1>(rows, stream, s, part, p);
-  add_variant<form, finish, 2, 4, 0, 2>(rows, stream, s, part, p);
-  add_variant<form, finish, 2, 3, 1, 0>(rows, stream, s, part, p);
-  add_variant<form, finish, 1, 4, 1, 1>(rows, stream, s, part, p);
-}
-
-template <Form form, Finish finish, int lag>
-void add_gated_variant(std::vector<Row>& rows, Stream& stream, const Shape& shape,
-                       product::Job job) {
-  constexpr int kStages = product::kUsualStages<finish>;
-  add_product(rows, stream, shape.text(text_of("lag ", lag).c_str()), shape.flops(), [&] {
-    product::run_job<form, finish, product::kCluster, kStages, product::kPending, lag>(
-        *stream.cuda(), job);
-  });
-}
-
-void add_gated_variants(std::vector<Row>& rows, Stream& stream) {
-  constexpr Index kTokens = 32768, kInputs = 1536, kWidth = 4096;
-  const CudaStream& cuda = *stream.cuda();
-  const Matrix x = random_matrix(stream, DType::bf16, kTokens, kInputs),
-               w = random_matrix(stream, DType::bf16, 2 * kWidth, kInputs, 0.02);
-  const Matrix product(stream, DType::bf16, kTokens, 2 * kWidth),
-      y(stream, DType::bf16, kTokens, kWidth);
-  const product::Job forward =
-      product::gated_job(cuda, {.y = y, .x = x, .w = w, .gated = true, .product = product});
-  const Shape up{"gated", kTokens, kInputs, 2 * kWidth};
-  add_gated_variant<Form::forward, Finish::gated, 0>(rows, stream, up, forward);
-  add_gated_variant<Form::forward, Finish::gated, 1>(rows, stream, up, forward);
-  add_gated_variant<Form::forward, Finish::gated, 2>(rows, stream, up, forward);
-  const Matrix v = random_matrix(stream, DType::bf16, kInputs, kWidth, 0.02);
-  const product::Job backward =
-      product::gated_backward_job(cuda, {.dy = x, .w = v, .product = product, .again = y});
-  const Shape down{"gated backward", kTokens, kWidth, kInputs};
-  add_gated_variant<Form::inputs, Finish::gated_backward, 0>(rows, stream, down, backward);
-  add_gated_variant<Form::inputs, Finish::gated_backward, 1>(rows, stream, down, backward);
-}
-
 }  // namespace
 
 /// The products of a training step of Samba_421M over 8 x 4096 tokens, and of some others: forward,
-/// and backward by inputs and by weights, each by the library and by our own kernels.
+/// and backward by inputs and by weights. The gated ones by the library and by our own kernel.
 std::vector<Row> product_rows(Stream& stream) {
   constexpr Index kTokens = 32768;
   std::vector<Row> rows;
@@ -191,28 +121,6 @@ std::vector<Row> product_rows(Stream& stream) {
   add_gated(rows, stream, {"swiglu", kTokens, 1536, 4096}, true);
   add_gated(rows, stream, {"1.3B swiglu", kTokens / 2, 2304, 6144}, true);
   add_gated(rows, stream, {"prefill swiglu", 4096, 2048, 8192}, false);
-  return rows;
-}
-
-/// Ways to lay out our kernel: what the constants of product.cuh and product_hopper.cuh were chosen
-/// from.
-std::vector<Row> variant_rows(Stream& stream) {
-  std::vector<Row> rows;
-  if (!stream.cuda()->hopper()) return rows;
-  const Shape s{"mamba out", 32768, 3072, 1536};
-  const Matrix x = random_matrix(stream, DType::bf16, s.rows, s.inputs),
-               w = random_matrix(stream, DType::bf16, s.outputs, s.inputs, 0.02),
-               dy = random_matrix(stream, DType::bf16, s.rows, s.outputs);
-  const Matrix y(stream, DType::bf16, s.rows, s.outputs), dx(stream, DType::bf16, s.rows, s.inputs),
-      dw(stream, DType::f32, s.outputs, s.inputs);
-  clear(stream, dw);
-  add_variants<Form::forward, Finish::rounded>(rows, stream, s, "forward",
-                                               {.c = y, .a = x, .b = w, .b_transposed = true});
-  add_variants<Form::inputs, Finish::rounded>(rows, stream, s, "by inputs",
-                                              {.c = dx, .a = dy, .b = w});
-  add_variants<Form::weights, Finish::exact>(
-      rows, stream, s, "by weights", {.c = dw, .a = dy, .b = x, .a_transposed = true, .add = true});
-  add_gated_variants(rows, stream);
   return rows;
 }
 

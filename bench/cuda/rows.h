@@ -6,7 +6,6 @@ namespace samba::bench {
 
 // The rows of the table, family by family.
 std::vector<Row> product_rows(Stream&);
-std::vector<Row> variant_rows(Stream&);
 std::vector<Row> attention_rows(Stream&);
 std::vector<Row> scan_rows(Stream&);
 std::vector<Row> rest_rows(Stream&);

@@ -35,45 +35,42 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
 }
 
-/// A map of bf16 or f32 [planes, rows, cols] with strides in elements, from which tensor_load takes
+/// A map of bf16 [planes, rows, cols] with strides in elements, from which tensor_load takes
 /// tiles of box_planes x box_rows x box_cols, as box_planes * box_rows rows swizzled by 128 bytes:
 /// box_cols at most 128 bytes, the others at most 256. Elements beyond the edges are read as zeros
 /// and not written. For a `const __grid_constant__ CUtensorMap` parameter. Needs can_map().
 inline CUtensorMap tensor_map(const void* data, Index cols, Index rows, Index row_stride,
                               Index planes, Index plane_stride, int box_cols, int box_rows,
-                              int box_planes = 1, DType dtype = DType::bf16) {
+                              int box_planes = 1) {
   static const PFN_cuTensorMapEncodeTiled_v12000 encode = tensor_map_encoder();
   CUtensorMap map;
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows),
                               static_cast<cuuint64_t>(planes)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(row_stride * size_of(dtype)),
-                                static_cast<cuuint64_t>(plane_stride * size_of(dtype))};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(row_stride * Index{sizeof(Bf16)}),
+                                static_cast<cuuint64_t>(plane_stride * Index{sizeof(Bf16)})};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows),
                             static_cast<cuuint32_t>(box_planes)};
   const cuuint32_t steps[] = {1, 1, 1};
-  const CUresult result = encode(
-      &map,
-      dtype == DType::f32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3,
-      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides,
+             box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     fail("cuda: no tensor map of ", rows, " rows of ", cols, " in steps of ", row_stride,
          " (CUresult ", static_cast<int>(result), ")");
   return map;
 }
 
-/// The map of a view of bf16 or f32 as one plane.
+/// The map of a view as one plane.
 inline CUtensorMap tensor_map(ConstView view, int box_cols, int box_rows) {
   return tensor_map(view.data, view.cols, view.rows, view.stride, 1, view.rows * view.stride,
-                    box_cols, box_rows, 1, view.dtype);
+                    box_cols, box_rows);
 }
 
 /// Whether a map of this view can be made: starts of rows at multiples of 16 bytes.
-inline bool can_map(ConstView view, DType dtype = DType::bf16) {
-  return view.dtype == dtype && reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
-         view.stride * size_of(dtype) % 16 == 0 && view.rows < (Index{1} << 31) &&
-         view.cols < (Index{1} << 31);
+inline bool can_map(ConstView view) {
+  return view.dtype == DType::bf16 && reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 &&
+         view.stride % 8 == 0 && view.rows < (Index{1} << 31) && view.cols < (Index{1} << 31);
 }
 
 #if SAMBA_SM90A
@@ -185,14 +182,6 @@ __device__ inline void tensor_store(const CUtensorMap& map, const void* from, in
   asm volatile(
       "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
           reinterpret_cast<std::uint64_t>(&map)),
-      "r"(shared_address(from)), "r"(col), "r"(row), "r"(0)
-      : "memory");
-}
-/// The same, added to what is there.
-__device__ inline void tensor_add(const CUtensorMap& map, const void* from, int col, int row) {
-  asm volatile(
-      "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], "
-      "[%1];" ::"l"(reinterpret_cast<std::uint64_t>(&map)),
       "r"(shared_address(from)), "r"(col), "r"(row), "r"(0)
       : "memory");
 }

@@ -2,15 +2,15 @@
 
 #include "core/cuda_blas.h"
 #include "kernels/cuda/few_rows.cuh"
+#include "kernels/cuda/gated_product.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/product.cuh"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/linear.h"
 #include "kernels/rms_norm.h"
 #include "kernels/swiglu.h"
 
 // Products of matrices take one of four ways:
-//   ours      many rows of bf16 on Hopper, product_hopper.cuh: those that is_ours() names
+//   gated     many rows of bf16 on Hopper whose results meet in an op::SwiGlu: gated_product.cu
 //   library   cuBLASLt: many rows
 //   few rows  of bf16, few_rows.cu: reading the weight once is what takes the time
 //   any       every other: odd widths and strides, few rows of f32
@@ -144,23 +144,13 @@ void add_bias_gradient(CudaStream& stream, const op::LinearBackward& op) {
 
 // ---- many rows ---------------------------------------------------------------------------------
 
-/// Whether our kernel is the faster one where both take a product: `script/bench cuda product`
-/// prints both.
-bool is_ours(const MatrixProduct& p) {
-  constexpr bool kForward = true, kInputs = true, kWeights = true;
-  return p.a_transposed ? kWeights : p.b_transposed ? kForward : kInputs;
-}
-
 bool library_takes(const MatrixProduct& p) {
   const int n = 16 / static_cast<int>(size_of(p.a.dtype));
   return aligned(n, p.a, p.b) && aligned(4, p.c);
 }
 
 void multiply(CudaStream& stream, const MatrixProduct& p, Index rows) {
-  if (rows > few_rows::kMostRows) {
-    if (is_ours(p) && product::multiply(stream, p)) return;
-    if (library_takes(p) && stream.blas().run(stream, p)) return;
-  }
+  if (rows > few_rows::kMostRows && library_takes(p) && stream.blas().run(stream, p)) return;
   multiply_any(stream, p);
 }
 
@@ -181,7 +171,7 @@ View ups_of(View product) {
 }
 
 void multiply_gated(CudaStream& stream, const op::Linear& op) {
-  if (product::multiply_gated(stream, op)) return;
+  if (gated_product::multiply(stream, op)) return;
   Matrix scratch;
   View product = op.product;
   if (product.empty()) {
@@ -193,7 +183,7 @@ void multiply_gated(CudaStream& stream, const op::Linear& op) {
 }
 
 void multiply_gated_backward(CudaStream& stream, const op::LinearBackward& op) {
-  if (product::multiply_gated_backward(stream, op)) return;
+  if (gated_product::multiply(stream, op)) return;
   multiply(stream, {.c = op.again, .a = op.dy, .b = op.w}, op.dy.rows);
   const View gate = gates_of(op.product), up = ups_of(op.product);
   run_on(stream,
