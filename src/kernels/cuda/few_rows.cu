@@ -204,11 +204,8 @@ __device__ void prefetch_convolutions(const op::Linear& op, const Left& left, in
 ///
 /// `own`: x has one row, which the block keeps in shared memory.
 template <int row_tiles, int warps, bool own, class Y, class Angles>
-__global__ __launch_bounds__(warps * 32,
-                             (row_tiles <= 2 ? 2 : 1) * kResidentWarps /
-                                 warps) void few_rows(const __grid_constant__ op::Linear op,
-                                                      const __grid_constant__ Angles angles,
-                                                      const int tiles) {
+__global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) void few_rows(
+    const __grid_constant__ op::Linear op, const __grid_constant__ Angles angles, const int tiles) {
   constexpr int kRows = 8 * row_tiles;
   extern __shared__ __align__(16) std::byte memory[];
   let_next_begin();
