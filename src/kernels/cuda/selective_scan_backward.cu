@@ -1,5 +1,4 @@
-#include "kernels/cuda/selective_scan_pairs.cuh"
-#include "kernels/cuda/selective_scan_shares.cuh"
+#include "kernels/cuda/selective_scan_parts.cuh"
 #include "kernels/selective_scan.h"
 
 // Gradients go back in time and need the states, of which forward has left that before each chunk.
@@ -15,6 +14,12 @@ constexpr int kStretch = 4;        // tokens
 constexpr int kFour = 4;           // warps that add products, and that finish a token each
 constexpr Index kMostRanges = 64;  // of spans, each of which leaves its share of the parameters'
 constexpr int kAddThreads = 128;   // of a block that adds shares
+constexpr float kLn2 = 0.693147180559945309417f;
+
+/// Rows of a range's share in the gradients of parameters: of a_log, one for each state of a group,
+/// then of dt_bias and d.
+constexpr int kParameterRows = kGroup + 2;
+
 /// The states of a thread at one time, in memory where each thread has its own: in units that all
 /// threads read at once.
 template <class S>
@@ -75,6 +80,13 @@ struct GroupSums {
 template <class T, class S>
 struct Finish {
   Raw<T, S::wide> u, z, dy;
+};
+
+/// What a block leaves for others.
+struct Shares {
+  View pieces;      ///< [blocks, ...], the states before each piece of a chunk but the first
+  View rows;        ///< [tiles * N, 2 kGroup], what each tile adds to db and dc
+  View parameters;  ///< [ranges, kParameterRows * E]
 };
 
 template <class T, class S, bool whole>
@@ -467,50 +479,29 @@ __global__ void add_parameters(const op::SelectiveScanBackward op, const States 
     (row == kGroup ? op.ddt_bias : op.dd).row<float>(0)[e] += sum;
 }
 
-unsigned add_blocks(Index threads) {
-  return static_cast<unsigned>(ceil_div(threads, Index{kAddThreads}));
-}
-
-Index ranges_of(const Batch& batch) {
-  return batch.count < kMostRanges ? batch.count : kMostRanges;
-}
-
 template <class T, class S, bool whole>
 void backward_all(CudaStream& stream, const op::SelectiveScanBackward& op) {
   const Index channels = op.dy.cols, tokens = op.dy.rows, states = op.a_log.cols;
-  const Index tiles = ceil_div(channels, Index{S::tile}), ranges = ranges_of(op.batch);
+  const Index tiles = ceil_div(channels, Index{S::tile});
+  const Index ranges = op.batch.count < kMostRanges ? op.batch.count : kMostRanges;
   const Index pieces = ceil_div(op.chunk, Index{S::piece}) - 1;
   const Index kept = pieces * Index{sizeof(Kept<S>) / sizeof(float)};
   const Matrix between = pieces > 0 ? Matrix(stream, DType::f32, tiles * ranges, kept) : Matrix();
   const Matrix rows(stream, DType::f32, tiles * tokens, 2 * kGroup);
   const Matrix parameters(stream, DType::f32, ranges, kParameterRows * channels);
   const Matrix sums = states > kGroup ? Matrix(stream, DType::f32, tokens, 3 * channels) : Matrix();
+  const auto blocks = [](Index threads) {
+    return static_cast<unsigned>(ceil_div(threads, Index{kAddThreads}));
+  };
   for_groups(states, [&](States group, bool first, bool last) {
     const GroupSums both{first ? ConstView() : ConstView(sums), last ? View() : sums.view()};
     launch(stream, scan_backward<T, S, whole>, static_cast<unsigned>(tiles * ranges), S::threads,
            sizeof(Shared<S>), op, group, both, Shares{between, rows, parameters});
-    launch(stream, add_rows<T, S>, add_blocks(tokens * S::parts), kAddThreads, 0, op, group,
+    launch(stream, add_rows<T, S>, blocks(tokens * S::parts), kAddThreads, 0, op, group,
            rows.view());
-    launch(stream, add_parameters, add_blocks(kParameterRows * channels), kAddThreads, 0, op, group,
+    launch(stream, add_parameters, blocks(kParameterRows * channels), kAddThreads, 0, op, group,
            parameters.view());
   });
-}
-
-using Wide = Shape<2, 4, 16>;
-
-template <class P>
-void pairs_back(CudaStream& stream, const op::SelectiveScanBackward& op) {
-  const Index channels = op.dy.cols, tokens = op.dy.rows;
-  const Index tiles = ceil_div(channels, Index{P::tile}), ranges = ranges_of(op.batch);
-  const States states{0, static_cast<int>(op.a_log.cols)};
-  const Matrix rows(stream, DType::f32, tiles * tokens, 2 * kGroup);
-  const Matrix parameters(stream, DType::f32, ranges, kParameterRows * channels);
-  launch(stream, scan_pairs_back<P>, static_cast<unsigned>(tiles * ranges), P::threads,
-         sizeof(PairShared<P>), op, Shares{{}, rows, parameters});
-  launch(stream, add_rows<typename P::Type, Wide>, add_blocks(tokens * Wide::parts), kAddThreads, 0,
-         op, states, rows.view());
-  launch(stream, add_parameters, add_blocks(kParameterRows * channels), kAddThreads, 0, op, states,
-         parameters.view());
 }
 
 }  // namespace
@@ -523,14 +514,9 @@ void run_on(CudaStream& stream, const op::SelectiveScanBackward& call) {
   op.batch.spans = stream.resident(std::span(op.batch.spans, static_cast<std::size_t>(count)));
   visit_float(op.dtype(), [&]<class T>() {
     // The tiles' width decides in what order db and dc are summed: the number of spans may not.
-    const bool even = aligned(2, op.du, op.ddt, op.dz, op.dy, op.u, op.dt, op.z, op.h);
-    const bool pairs = op.chunk == kShortest && op.a_log.cols <= kGroup && even;
-    if (pairs && !op.z.empty())
-      pairs_back<Pairs<T, true, 4, 3, false>>(stream, op);
-    else if (pairs)
-      pairs_back<Pairs<T, false, 4, 3, false>>(stream, op);
-    else if (aligned(Wide::run, op.du, op.ddt, op.dz, op.dy, op.u, op.dt, op.z) &&
-             aligned(Wide::wide, op.h))
+    using Wide = Shape<2, 4, 16>;
+    if (aligned(Wide::run, op.du, op.ddt, op.dz, op.dy, op.u, op.dt, op.z) &&
+        aligned(Wide::wide, op.h))
       backward_all<T, Wide, true>(stream, op);
     else
       backward_all<T, Shape<1, 2, 32>, false>(stream, op);
