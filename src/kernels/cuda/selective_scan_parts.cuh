@@ -107,7 +107,8 @@ struct Place {
 #pragma unroll
     for (int i = 0; i < S::states; ++i) {
       Pack<S::wide> values{};
-      if (i < count) values = *reinterpret_cast<const Pack<S::wide>*>(row + (n + i) * channels + e);
+      if (i < count)
+        values = *reinterpret_cast<const Pack<S::wide>*>(row + ((n + i) * channels + e));
 #pragma unroll
       for (int k = 0; k < S::wide; ++k) h[i][k] = values[k];
     }
@@ -118,7 +119,7 @@ struct Place {
       Pack<S::wide> values;
 #pragma unroll
       for (int k = 0; k < S::wide; ++k) values[k] = h[i][k];
-      if (i < count) *reinterpret_cast<Pack<S::wide>*>(row + (n + i) * channels + e) = values;
+      if (i < count) *reinterpret_cast<Pack<S::wide>*>(row + ((n + i) * channels + e)) = values;
     }
   }
   /// decay_of the channels' a_log, or `decay` where it is given; 0 for states that do not exist.
