@@ -168,7 +168,7 @@ class Backward {
     const RowLoader<T, S> loader(op.b, op.c, states, threadIdx.x);
     const int row = first + run.t, left = run.t < length ? run.left : 0;
     Raw<T, S::run> dt, u, z, dy;
-    T row_values[RowLoader<T, S>::kTurns];
+    typename RowLoader<T, S>::Values row_values;
     // Minus infinity is a step of 0, which changes nothing.
     dt.template load<whole>(at<T>(op.dt, row, run.e), left, dt.kLowest);
     u.template load<whole>(at<T>(op.u, row, run.e), left);
