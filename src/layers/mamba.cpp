@@ -38,10 +38,11 @@ void Mamba::forward(Pass& pass, const Input& x, const Output& y) {
 }
 
 void Mamba::backward(Pass& pass, ConstView x, ConstView dy, View dx) {
-  const Saved s = std::move(saved_);
+  Saved s = std::move(saved_);
   Matrix ds6(pass.stream, x.dtype, x.rows, inner_);
   Matrix duz(pass.stream, x.dtype, x.rows, 2 * inner_);
   out_.backward(pass, s.s6.y, dy, ds6);
+  s.s6.y = Matrix();  // its room serves what the scan's backward makes
   s6_.backward(pass, s.s6, halves(s.uz), ds6, halves(duz));
   in_.backward(pass, x, duz, dx);
 }

@@ -40,7 +40,6 @@ S6::Saved S6::room_for(Pass& pass, DType dtype, Index rows) const {
   const auto matrix = [&](Index cols) { return Matrix(pass.stream, dtype, rows, cols); };
   Saved s{.c = matrix(s_.width),
           .rbc = matrix(s_.rank + 2 * s_.state),
-          .dt = matrix(s_.width),
           .y = matrix(s_.width),
           .h = Matrix()};
   const Index chunk = op::SelectiveScan::chunk_on(pass.stream);
@@ -61,10 +60,11 @@ op::CausalConv1d S6::convolution(Pass& pass, ConstView x, const Saved& s) const 
 
 void S6::forward(Pass& pass, const Inputs& in, const Saved& s) const {
   const Parts p = parts(s.rbc);
+  const Matrix dt(pass.stream, s.c.dtype(), s.c.rows(), s_.width);
   x_.forward(pass, s.c, s.rbc);
   run(pass.stream, op::SelectiveScan{.y = s.y,
                                      .u = s.c,
-                                     .dt = s.dt,
+                                     .dt = dt,
                                      .b = p.b,
                                      .c = p.c,
                                      .z = in.z,
@@ -76,7 +76,7 @@ void S6::forward(Pass& pass, const Inputs& in, const Saved& s) const {
                                      .state = pass.state(scan_state_),
                                      .h = s.h,
                                      .chunk = op::SelectiveScan::chunk_on(pass.stream),
-                                     .dt_from = dt_.product(p.r, s.dt)});
+                                     .dt_from = dt_.product(p.r, dt)});
 }
 
 void S6::backward(Pass& pass, const Saved& s, const Inputs& in, ConstView dy,
@@ -85,6 +85,9 @@ void S6::backward(Pass& pass, const Saved& s, const Inputs& in, ConstView dy,
   const auto matrix = [&](Index cols) { return Matrix(stream, dy.dtype, dy.rows, cols); };
   Matrix drbc = matrix(s.rbc.cols()), ddt = matrix(s_.width), dc = matrix(s_.width);
   const Parts p = parts(s.rbc), dp = parts(drbc);
+  // Made again, to the same bits: keeping it takes as much room as c, making it little time.
+  const Matrix dt = matrix(s_.width);
+  run(stream, dt_.product(p.r, dt));
   run(stream, op::SelectiveScanBackward{.du = dc,
                                         .ddt = ddt,
                                         .db = dp.b,
@@ -95,7 +98,7 @@ void S6::backward(Pass& pass, const Saved& s, const Inputs& in, ConstView dy,
                                         .dd = d_.grad,
                                         .dy = dy,
                                         .u = s.c,
-                                        .dt = s.dt,
+                                        .dt = dt,
                                         .b = p.b,
                                         .c = p.c,
                                         .z = in.z,

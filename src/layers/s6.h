@@ -27,7 +27,6 @@ class S6 {
   struct Saved {
     Matrix c;    ///< [N, E]
     Matrix rbc;  ///< [N, R + 2S]
-    Matrix dt;   ///< [N, E] before bias and softplus
     Matrix y;    ///< [N, E]
     Matrix h;    ///< [chunks, E * S]: the state before each chunk of the scan; training only
   };

@@ -21,7 +21,10 @@ namespace {
 /// GPU 512 MiB, so that the products behind them fill it.
 Index rows_at_a_time(const Stream& stream, Index rows, Index vocab) {
   const Index logits = stream.cuda() == nullptr ? Index{4} << 20 : Index{128} << 20;
-  return std::clamp<Index>(logits / vocab, std::min<Index>(16, rows), rows);
+  constexpr Index kTile = 256;  // rows of a product's tile, at most
+  Index fit = logits / vocab;
+  if (fit > kTile) fit -= fit % kTile;
+  return std::clamp<Index>(fit, std::min<Index>(16, rows), rows);
 }
 
 /// Parameters begin at multiples of so many elements of a block: of a cache line and more in each

@@ -7,17 +7,17 @@
 
 namespace samba {
 
-/// Where element e of a row lies, by two multiplications of 32 bits: see expect_narrow.
-__device__ inline const std::byte* place_of(const std::byte* data, Index stride, int size, int row,
-                                            int e) {
-  const std::byte* begin;
+/// `count` times `bytes` behind `from`, by one multiplication of 32 bits: see expect_narrow.
+__device__ inline const std::byte* offset_by(const std::byte* from, int count, int bytes) {
   const std::byte* place;
-  asm("mad.wide.s32 %0, %1, %2, %3;"
-      : "=l"(begin)
-      : "r"(row), "r"(static_cast<int>(stride) * size), "l"(data));
-  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(place) : "r"(e), "r"(size), "l"(begin));
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(place) : "r"(count), "r"(bytes), "l"(from));
   __builtin_assume(__isGlobal(place));
   return place;
+}
+/// Where element e of a row lies.
+__device__ inline const std::byte* place_of(const std::byte* data, Index stride, int size, int row,
+                                            int e) {
+  return offset_by(offset_by(data, row, static_cast<int>(stride) * size), e, size);
 }
 template <class T>
 __device__ inline const T* at(ConstView from, int row, int e) {

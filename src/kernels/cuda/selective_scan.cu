@@ -108,7 +108,7 @@ __device__ inline void prepare_and_finish(const op::SelectiveScan& op, const Job
   const int first = static_cast<int>(span.first), length = static_cast<int>(span.length);
   const bool gated = !op.z.empty();
   Raw<T, S::run> dt, u;
-  T row_values[RowLoader<T, S>::kTurns];
+  typename RowLoader<T, S>::Values row_values;
   const auto left_at = [&](int start) { return start + run.t < length ? run.left : 0; };
   const auto load = [&](int start) {
     if (start >= length) return;
@@ -183,9 +183,11 @@ __device__ inline void prepare_and_finish(const op::SelectiveScan& op, const Job
       for (int i = 0; i < 4; ++i) {
         const int k = q * 4 + i;
         y[k] = fmaf(d[i], skipped[k], y[k]);
-        if (gated) y[k] *= z[k] * sigmoid_of<T>(z[k]);
       }
     }
+    if (gated)
+#pragma unroll
+      for (int k = 0; k < S::run; ++k) y[k] *= z[k] * sigmoid_of<T>(z[k]);
     store_run<whole>(at<T>(op.y, row, run.e), y, left);
   }
 }

@@ -1,5 +1,4 @@
-#include "kernels/cuda/selective_scan_pairs.cuh"
-#include "kernels/cuda/selective_scan_shares.cuh"
+#include "kernels/cuda/selective_scan_parts.cuh"
 #include "kernels/selective_scan.h"
 
 // Gradients go back in time and need the states, of which forward has left that before each chunk.
@@ -15,6 +14,12 @@ constexpr int kStretch = 4;        // tokens
 constexpr int kFour = 4;           // warps that add products, and that finish a token each
 constexpr Index kMostRanges = 64;  // of spans, each of which leaves its share of the parameters'
 constexpr int kAddThreads = 128;   // of a block that adds shares
+constexpr float kLn2 = 0.693147180559945309417f;
+
+/// Rows of a range's share in the gradients of parameters: of a_log, one for each state of a group,
+/// then of dt_bias and d.
+constexpr int kParameterRows = kGroup + 2;
+
 /// The states of a thread at one time, in memory where each thread has its own: in units that all
 /// threads read at once.
 template <class S>
@@ -51,7 +56,8 @@ template <class S>
 struct Shared {
   Steps<S> steps;
   Sums<S, S::piece> dsum;  ///< gradient of h c + d u
-  Sums<S, S::piece> gate;  ///< sigmoid(z)
+  Sums<S, S::piece> gate;  ///< dy d silu(z) / dz
+  Sums<S, S::piece> u;
   SharedRows<S> rows;
   Pack<4> bias[S::tile / 4], d[S::tile / 4];
   Kept<S> stretches[S::piece / kStretch];  ///< before each
@@ -71,10 +77,11 @@ struct GroupSums {
   View after;
 };
 
-/// What a thread needs to finish a token.
-template <class T, class S>
-struct Finish {
-  Raw<T, S::wide> u, z, dy;
+/// What a block leaves for others.
+struct Shares {
+  View pieces;      ///< [blocks, ...], the states before each piece of a chunk but the first
+  View rows;        ///< [tiles * N, 2 kGroup], what each tile adds to db and dc
+  View parameters;  ///< [ranges, kParameterRows * E]
 };
 
 template <class T, class S, bool whole>
@@ -161,7 +168,7 @@ class Backward {
     const RowLoader<T, S> loader(op.b, op.c, states, threadIdx.x);
     const int row = first + run.t, left = run.t < length ? run.left : 0;
     Raw<T, S::run> dt, u, z, dy;
-    T row_values[RowLoader<T, S>::kTurns];
+    typename RowLoader<T, S>::Values row_values;
     // Minus infinity is a step of 0, which changes nothing.
     dt.template load<whole>(at<T>(op.dt, row, run.e), left, dt.kLowest);
     u.template load<whole>(at<T>(op.u, row, run.e), left);
@@ -187,15 +194,18 @@ class Backward {
     if (full)
 #pragma unroll
       for (int q = 0; q < S::run / 4; ++q) {
-        Pack<4> dsum, gate;
+        Pack<4> dsum, gate, inputs;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int k = q * 4 + i;
-          gate[i] = sigmoid_of<T>(z[k]);
-          dsum[i] = op.z.empty() ? dy[k] : dy[k] * (z[k] * gate[i]);
+          const float sigmoid = sigmoid_of<T>(z[k]);
+          dsum[i] = op.z.empty() ? dy[k] : dy[k] * (z[k] * sigmoid);
+          gate[i] = dy[k] * silu_slope_of(z[k], sigmoid);
+          inputs[i] = u[k];
         }
         s.dsum.of_run(run.t, run.j, q) = dsum;
         s.gate.of_run(run.t, run.j, q) = gate;
+        s.u.of_run(run.t, run.j, q) = inputs;
       }
     __syncthreads();
   }
@@ -241,25 +251,15 @@ class Backward {
       replay<kStretch>(h, (k - 1) * kStretch);
       s.stretches[k].keep(h);
     }
-    for (int k = count - 1; k >= 0; --k) {
-      stretch(first + k * kStretch, k * kStretch, length - k * kStretch);
-    }
+    for (int k = count - 1; k >= 0; --k)
+      stretch(first + k * kStretch, k * kStretch, length - k * kStretch, k == count - 1);
   }
 
   /// Tokens t0 .. t0 + kStretch - 1 of the piece, of which `length` exist, the first in row
-  /// `first`.
-  __device__ void stretch(int first, int t0, int length) {
+  /// `first`. `first_of_piece`: it is the one that is gone back along first.
+  __device__ void stretch(int first, int t0, int length, bool first_of_piece) {
     const Kept<S>& start = s.stretches[t0 / kStretch];
     const int mine = part - kFinishers;  // the token to finish
-    const bool finishes = mine >= 0 && mine < length;
-    const int e = channel(), left = finishes ? static_cast<int>(op.dy.cols) - e : 0;
-    Finish<T, S> in;
-    if (finishes) {
-      const int row = first + mine;
-      in.u.template load<whole>(at<T>(op.u, row, e), left);
-      in.dy.template load<whole>(at<T>(op.dy, row, e), left);
-      if (!op.z.empty()) in.z.template load<whole>(at<T>(op.z, row, e), left);
-    }
     // Reads may not overtake writes to shared memory: sums of h c leave together, and those of a
     // token on the way back when the next one's shares are read.
     Hs decays[kStretch], after[kStretch];
@@ -275,6 +275,7 @@ class Backward {
       advance<S>(after[t], decays[t], step, s.rows.b(t0 + t, part));
       y[t] = sum_of<S>(after[t], s.rows.c(t0 + t, part));
     }
+    if (!first_of_piece) __syncthreads();  // all have finished the stretch before
 #pragma unroll
     for (int t = 0; t < kStretch; ++t) s.y[part][t][lane] = y[t];
     Hs origin;
@@ -314,8 +315,8 @@ class Backward {
     }
     __syncthreads();
     if (part < kFour) add_products(first, length);
-    if (finishes && left > 0) finish(first + mine, t0 + mine, left, in);
-    __syncthreads();
+    const int left = static_cast<int>(op.dy.cols) - channel();
+    if (mine >= 0 && mine < length && left > 0) finish(first + mine, t0 + mine, left);
   }
 
   /// The sums of all products over the block's channels go to their rows. A lane adds a quarter of
@@ -339,12 +340,13 @@ class Backward {
     }
     const int t = column / kColumns<S> % kStretch;
     const int place = column / (kColumns<S> * kStretch) * kColumns<S> + column % kColumns<S>;
-    if (lane < columns && t < length)
-      reinterpret_cast<Pack<4>*>(shares.rows.row<float>(tile * op.dy.rows + first + t))[place] =
-          sum;
+    if (lane < columns && t < length) {
+      const int row = tile * static_cast<int>(op.dy.rows) + first + t;
+      *reinterpret_cast<Pack<4>*>(at<float>(shares.rows, row, 4 * place)) = sum;
+    }
   }
 
-  __device__ void finish(int row, int t, int left, const Finish<T, S>& in) {
+  __device__ void finish(int row, int t, int left) {
     const int token = t % kStretch, e = channel();
     Pack<S::wide> y_of[S::parts];
     Pack<2 * S::wide> slopes_of[S::parts];
@@ -382,18 +384,17 @@ class Backward {
     const Step<S> step = s.steps.get(t, step_place);
     const Pack<S::wide> dsum = s.dsum.of_lane(t, sum_place);
     Pack<2 * S::wide> share = s.shares[token][lane];
-    const Pack<S::wide> d_of =
+    const Pack<S::wide> d =
         *reinterpret_cast<const Pack<S::wide>*>(&s.d[0].values[0] + lane * S::wide);
-    const Pack<S::wide> gate = s.gate.of_lane(t, sum_place);
+    const Pack<S::wide> gate = s.gate.of_lane(t, sum_place), u = s.u.of_lane(t, sum_place);
     float du[S::wide], ddt[S::wide], dz[S::wide];
 #pragma unroll
     for (int k = 0; k < S::wide; ++k) {
-      const float u = in.u[k], d = d_of[k];
-      du[k] = fmaf(d, dsum[k], step.delta[k] * dinput[k]);
-      ddt[k] = fmaf(ddecay[k], kLn2, u * dinput[k]) * softplus_slope<T>(step.delta[k]);
+      du[k] = fmaf(d[k], dsum[k], step.delta[k] * dinput[k]);
+      ddt[k] = fmaf(ddecay[k], kLn2, u[k] * dinput[k]) * softplus_slope<T>(step.delta[k]);
       share[k] += ddt[k];
-      share[S::wide + k] = fmaf(dsum[k], u, share[S::wide + k]);
-      dz[k] = in.dy[k] * fmaf(d, u, y[k]) * silu_slope_of(in.z[k], gate[k]);
+      share[S::wide + k] = fmaf(dsum[k], u[k], share[S::wide + k]);
+      dz[k] = fmaf(d[k], u[k], y[k]) * gate[k];
     }
     s.shares[token][lane] = share;
     store_run<whole>(at<T>(op.du, row, e), du, left);
@@ -467,50 +468,30 @@ __global__ void add_parameters(const op::SelectiveScanBackward op, const States 
     (row == kGroup ? op.ddt_bias : op.dd).row<float>(0)[e] += sum;
 }
 
-unsigned add_blocks(Index threads) {
-  return static_cast<unsigned>(ceil_div(threads, Index{kAddThreads}));
-}
-
-Index ranges_of(const Batch& batch) {
-  return batch.count < kMostRanges ? batch.count : kMostRanges;
-}
-
 template <class T, class S, bool whole>
 void backward_all(CudaStream& stream, const op::SelectiveScanBackward& op) {
   const Index channels = op.dy.cols, tokens = op.dy.rows, states = op.a_log.cols;
-  const Index tiles = ceil_div(channels, Index{S::tile}), ranges = ranges_of(op.batch);
+  const Index tiles = ceil_div(channels, Index{S::tile});
+  const Index ranges = op.batch.count < kMostRanges ? op.batch.count : kMostRanges;
   const Index pieces = ceil_div(op.chunk, Index{S::piece}) - 1;
   const Index kept = pieces * Index{sizeof(Kept<S>) / sizeof(float)};
   const Matrix between = pieces > 0 ? Matrix(stream, DType::f32, tiles * ranges, kept) : Matrix();
   const Matrix rows(stream, DType::f32, tiles * tokens, 2 * kGroup);
+  expect_narrow(op.kName, rows);
   const Matrix parameters(stream, DType::f32, ranges, kParameterRows * channels);
   const Matrix sums = states > kGroup ? Matrix(stream, DType::f32, tokens, 3 * channels) : Matrix();
+  const auto blocks = [](Index threads) {
+    return static_cast<unsigned>(ceil_div(threads, Index{kAddThreads}));
+  };
   for_groups(states, [&](States group, bool first, bool last) {
     const GroupSums both{first ? ConstView() : ConstView(sums), last ? View() : sums.view()};
     launch(stream, scan_backward<T, S, whole>, static_cast<unsigned>(tiles * ranges), S::threads,
            sizeof(Shared<S>), op, group, both, Shares{between, rows, parameters});
-    launch(stream, add_rows<T, S>, add_blocks(tokens * S::parts), kAddThreads, 0, op, group,
+    launch(stream, add_rows<T, S>, blocks(tokens * S::parts), kAddThreads, 0, op, group,
            rows.view());
-    launch(stream, add_parameters, add_blocks(kParameterRows * channels), kAddThreads, 0, op, group,
+    launch(stream, add_parameters, blocks(kParameterRows * channels), kAddThreads, 0, op, group,
            parameters.view());
   });
-}
-
-using Wide = Shape<2, 4, 16>;
-
-template <class P>
-void pairs_back(CudaStream& stream, const op::SelectiveScanBackward& op) {
-  const Index channels = op.dy.cols, tokens = op.dy.rows;
-  const Index tiles = ceil_div(channels, Index{P::tile}), ranges = ranges_of(op.batch);
-  const States states{0, static_cast<int>(op.a_log.cols)};
-  const Matrix rows(stream, DType::f32, tiles * tokens, 2 * kGroup);
-  const Matrix parameters(stream, DType::f32, ranges, kParameterRows * channels);
-  launch(stream, scan_pairs_back<P>, static_cast<unsigned>(tiles * ranges), P::threads,
-         sizeof(PairShared<P>), op, Shares{{}, rows, parameters});
-  launch(stream, add_rows<typename P::Type, Wide>, add_blocks(tokens * Wide::parts), kAddThreads, 0,
-         op, states, rows.view());
-  launch(stream, add_parameters, add_blocks(kParameterRows * channels), kAddThreads, 0, op, states,
-         parameters.view());
 }
 
 }  // namespace
@@ -523,14 +504,9 @@ void run_on(CudaStream& stream, const op::SelectiveScanBackward& call) {
   op.batch.spans = stream.resident(std::span(op.batch.spans, static_cast<std::size_t>(count)));
   visit_float(op.dtype(), [&]<class T>() {
     // The tiles' width decides in what order db and dc are summed: the number of spans may not.
-    const bool even = aligned(2, op.du, op.ddt, op.dz, op.dy, op.u, op.dt, op.z, op.h);
-    const bool pairs = op.chunk == kShortest && op.a_log.cols <= kGroup && even;
-    if (pairs && !op.z.empty())
-      pairs_back<Pairs<T, true, 4, 3, false>>(stream, op);
-    else if (pairs)
-      pairs_back<Pairs<T, false, 4, 3, false>>(stream, op);
-    else if (aligned(Wide::run, op.du, op.ddt, op.dz, op.dy, op.u, op.dt, op.z) &&
-             aligned(Wide::wide, op.h))
+    using Wide = Shape<2, 4, 16>;
+    if (aligned(Wide::run, op.du, op.ddt, op.dz, op.dy, op.u, op.dt, op.z) &&
+        aligned(Wide::wide, op.h))
       backward_all<T, Wide, true>(stream, op);
     else
       backward_all<T, Shape<1, 2, 32>, false>(stream, op);

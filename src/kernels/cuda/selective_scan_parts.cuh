@@ -107,7 +107,8 @@ struct Place {
 #pragma unroll
     for (int i = 0; i < S::states; ++i) {
       Pack<S::wide> values{};
-      if (i < count) values = *reinterpret_cast<const Pack<S::wide>*>(row + (n + i) * channels + e);
+      if (i < count)
+        values = *reinterpret_cast<const Pack<S::wide>*>(row + ((n + i) * channels + e));
 #pragma unroll
       for (int k = 0; k < S::wide; ++k) h[i][k] = values[k];
     }
@@ -118,7 +119,7 @@ struct Place {
       Pack<S::wide> values;
 #pragma unroll
       for (int k = 0; k < S::wide; ++k) values[k] = h[i][k];
-      if (i < count) *reinterpret_cast<Pack<S::wide>*>(row + (n + i) * channels + e) = values;
+      if (i < count) *reinterpret_cast<Pack<S::wide>*>(row + ((n + i) * channels + e)) = values;
     }
   }
   /// decay_of the channels' a_log, or `decay` where it is given; 0 for states that do not exist.
@@ -229,38 +230,41 @@ struct alignas(16) SharedRows {
     return *reinterpret_cast<const Pack<S::states>*>(&values[t][col]);
   }
 };
-static_assert(2 * kGroup == kLanes);
 
-/// Brings b and c there: a lane has its column, a warp some of the tokens.
+/// Brings b and c there: a thread has four columns of a token.
 template <class T, class S>
 struct RowLoader {
-  static constexpr int kTurns = S::piece / S::parts;
-  const std::byte* column;
-  int stride;  ///< bytes
-  int warp, lane;
-  bool exists;
+  static_assert(S::threads * 4 == S::piece * 2 * kGroup);
+  using Values = Raw<T, 4>;
+  const std::byte* data;  ///< the first of its columns
+  int stride;             ///< bytes
+  int t, column;
+  int left;       ///< of its columns, those that exist
+  bool together;  ///< all of them, and they can be read at once
 
   __device__ RowLoader(ConstView b, ConstView c, States states, int thread)
-      : warp(thread / kLanes), lane(thread % kLanes) {
-    const int n = lane % kGroup;
-    const ConstView from = lane < kGroup ? b : c;
-    exists = n < states.count;
-    column = from.data + (states.n0 + (exists ? n : 0)) * Index{sizeof(T)};
+      : t(thread / 8), column(thread % 8 * 4) {
+    const int n = column % kGroup;
+    const ConstView from = column < kGroup ? b : c;
+    data = from.data + (states.n0 + n) * Index{sizeof(T)};
     stride = static_cast<int>(from.stride) * static_cast<int>(sizeof(T));
+    left = min(4, states.count - n);
+    const auto place = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(data)) |
+                       static_cast<unsigned>(stride);
+    together = left == 4 && place % (4 * sizeof(T)) == 0;
   }
   /// Of `length` tokens from row `first` on; zeros beyond them and beyond the last state.
-  __device__ void load(T (&values)[kTurns], int first, int length) const {
-#pragma unroll
-    for (int i = 0; i < kTurns; ++i) {
-      const int t = i * S::parts + warp;
-      values[i] = exists && t < length
-                      ? *reinterpret_cast<const T*>(column + Index{first + t} * stride)
-                      : T{};
-    }
+  __device__ void load(Values& values, int first, int length) const {
+    const auto* from = reinterpret_cast<const T*>(offset_by(data, first + t, stride));
+    const int here = t < length ? left : 0;
+    if (together)
+      values.template load<true>(from, here);
+    else
+      values.template load<false>(from, here);
   }
-  __device__ void store(SharedRows<S>& rows, const T (&values)[kTurns]) const {
-#pragma unroll
-    for (int i = 0; i < kTurns; ++i) rows.values[i * S::parts + warp][lane] = to_float(values[i]);
+  __device__ void store(SharedRows<S>& rows, const Values& values) const {
+    *reinterpret_cast<Pack<4>*>(&rows.values[t][column]) = {values[0], values[1], values[2],
+                                                            values[3]};
   }
 };
 
