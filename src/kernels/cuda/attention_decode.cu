@@ -1,184 +1,17 @@
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
-#include "kernels/cuda/attention_parts.cuh"
+#include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vector.cuh"
 
-// One query of each head against a sequence's ring, which is bound by reading the ring once.
-//
-// The ring's rows are cut into chunks, the longer the more keys are seen. A block takes
-// one chunk of neighbouring kv heads, a warp each, so that it reads long runs of memory: scores,
-// softmax and weighted sum of values; a second kernel joins the chunks in order (Dao et al. 2023,
-// "Flash-Decoding"). Launches depend on numbers of sequences and on capacities, never on positions:
-// these change while a graph is replayed.
+// One query of each head against a sequence's ring, which is bound by reading the ring once: bf16
+// on tensor cores. A block reads long runs of memory, a warp each: scores, softmax and weighted sum
+// of values.
 namespace samba::attention {
 namespace {
-
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * 32;
-
-/// How the work of a call is cut.
-struct Cut {
-  int ring;      ///< rows of a ring
-  int shift;     ///< a chunk has at least 2^shift of them
-  int chunks;    ///< of a sequence, at most
-  int together;  ///< kv heads of a block: 1, 2 or 4; its other warps take other rows
-  int shares;    ///< blocks that share a kv head's query heads
-  int heads;     ///< query heads of a kv head in a block, at most
-};
-
-/// The chunks leave their sums here: row (span * chunks + chunk) * H + head.
-struct Partials {
-  View sums;    ///< [.., V] of weights times values
-  View totals;  ///< [.., 2]: largest score as exponent of two, sum of weights
-};
-
-/// Not more than 64 chunks where few keys are seen, so that they are joined quickly; then chunks so
-/// long that their sums are few bytes beside the keys and values; and never more than 4096.
-constexpr int kFewChunks = 64, kManyChunks = 4096, kLongShift = 10;
-__host__ __device__ inline bool too_many_chunks(int keys, int shift) {
-  return (shift < kLongShift && keys >> shift > kFewChunks) || keys >> shift > kManyChunks;
-}
-
-/// The rows of a ring that one query sees: first .. last, or those up to last and from first on.
-/// The last is its own, which is read from the batch instead.
-struct Sight {
-  int first;
-  int last;
-  int rows;   ///< of the ring
-  int shift;  ///< chunks are 2^shift of them
-
-  __device__ Sight(const op::Attention& op, const Cut& cut, const Span& span) {
-    first = last = 0;
-    rows = cut.ring;
-    shift = cut.shift;
-    if (span.slot < 0) return;
-    const Index position = span.position;
-    // The division of large numbers takes long.
-    last = position < (Index{1} << 31)
-               ? static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(rows))
-               : static_cast<int>(position % rows);
-    // The window is no longer than the ring: what would lie further back does not exist.
-    const int before = static_cast<int>(position - first_key(op, position));
-    first = last - before;
-    if (first < 0) first += rows;
-    while (too_many_chunks(before, shift)) ++shift;
-  }
-  __device__ bool wraps() const { return first > last; }
-  __device__ bool sees(int row) const {
-    return wraps() ? row <= last || row >= first : row >= first && row <= last;
-  }
-  /// Whether rows row .. row + count - 1 are seen and lie in the ring.
-  __device__ bool sees_all(int row, int count) const {
-    const bool low = row + count - 1 < last;
-    return wraps() ? low || row >= first : low && row >= first;
-  }
-  /// Chunks with rows that are seen, and the i-th of them.
-  __device__ int chunks() const {
-    if (!wraps()) return (last >> shift) - (first >> shift) + 1;
-    const int low = (last >> shift) + 1;
-    return low + ((rows - 1) >> shift) + 1 - max(first >> shift, low);
-  }
-  __device__ int chunk_at(int i) const {
-    if (!wraps()) return (first >> shift) + i;
-    const int low = (last >> shift) + 1;
-    return i < low ? i : max(first >> shift, low) + i - low;
-  }
-};
-
-/// One block's piece.
-struct Item {
-  int span = -1;   ///< -1: there is none
-  int index;       ///< among the span's chunks
-  int kv_head;     ///< the first
-  int first_head;  ///< of the query heads of a kv head
-};
-
-/// The item of that number, found by a whole warp: 32 spans at a time.
-__device__ Item find_item(const op::Attention& op, const Cut& cut, int number) {
-  const int lane = threadIdx.x % 32, count = static_cast<int>(op.batch.count);
-  const int per_chunk = static_cast<int>(op.heads.kv_heads) / cut.together * cut.shares;
-  const int chunk_number = number / per_chunk, rest = number % per_chunk;
-  int before = 0;
-  for (int base = 0; base < count; base += 32) {
-    int chunks = 0;
-    if (base + lane < count) {
-      const Span span = op.batch.spans[base + lane];
-      if (decodes(op, span)) chunks = Sight(op, cut, span).chunks();
-    }
-    int end = chunks;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int other = __shfl_up_sync(0xffffffffu, end, step);
-      if (lane >= step) end += other;
-    }
-    end += before;
-    const unsigned beyond = __ballot_sync(0xffffffffu, end > chunk_number);
-    if (beyond != 0) {
-      const int at = __ffs(static_cast<int>(beyond)) - 1;
-      const int start = __shfl_sync(0xffffffffu, end - chunks, at);
-      return {base + at, chunk_number - start, rest / cut.shares * cut.together,
-              rest % cut.shares * cut.heads};
-    }
-    before = __shfl_sync(0xffffffffu, end, 31);
-  }
-  return {};
-}
-
-/// What a block knows of its item.
-struct Piece {
-  Span span;
-  Sight sight;
-  int begin, end;  ///< rows of the ring
-  int heads;       ///< query heads of each kv head, from `head` on; those of the next
-  int head;        ///< `group` behind
-  int group;
-  bool own;  ///< holds the token's own row
-
-  __device__ Piece(const op::Attention& op, const Cut& cut, const Item& item)
-      : span(op.batch.spans[item.span]), sight(op, cut, span) {
-    begin = sight.chunk_at(item.index) << sight.shift;
-    end = min(begin + (1 << sight.shift), cut.ring);
-    own = begin <= sight.last && sight.last < end;
-    if (!sight.wraps()) {
-      begin = max(begin, sight.first);
-      end = min(end, sight.last + 1);
-    }
-    group = static_cast<int>(op.heads.heads / op.heads.kv_heads);
-    heads = min(cut.heads, group - item.first_head);
-    head = item.kv_head * group + item.first_head;
-  }
-};
-
-/// The block whose chunk holds the token's own row writes it to the ring; nobody reads it there.
-template <class T>
-__device__ void leave_row(const op::Attention& op, const Cut& cut, const Item& item,
-                          const Piece& piece) {
-  if (!piece.own || piece.span.slot < 0 || item.first_head != 0) return;
-  const auto copy_heads = [&](const View& state, const ConstView& from, Index width) {
-    const T* source = from.row<T>(piece.span.first) + item.kv_head * width;
-    T* to = state.row<T>(piece.span.slot) + piece.sight.last * from.cols + item.kv_head * width;
-    for (Index i = threadIdx.x; i < cut.together * width; i += kThreads) to[i] = source[i];
-  };
-  copy_heads(op.key_state, op.k, op.heads.width);
-  copy_heads(op.value_state, op.v, op.heads.value_width);
-}
-
-/// Asks for a piece's keys and values, a thread for a row; rows lie at multiples of 16 bytes.
-__device__ void prefetch_chunk(const op::Attention& op, const Cut& cut, const Item& item) {
-  const Piece piece(op, cut, item);
-  if (piece.span.slot < 0) return;
-  const auto bytes = static_cast<unsigned>(cut.together * op.heads.width * sizeof(Bf16));
-  const Index col = item.kv_head * op.heads.width;
-  for (int i = piece.begin + static_cast<int>(threadIdx.x); i < piece.end; i += kThreads) {
-    prefetch_run(op.key_state.row<Bf16>(piece.span.slot) + i * op.k.cols + col, bytes);
-    prefetch_run(op.value_state.row<Bf16>(piece.span.slot) + i * op.v.cols + col, bytes);
-  }
-}
-
-// ---- bf16 on tensor cores --------------------------------------------------------------------
 
 /// `keys` at a time for each warp, `stages` of them on their way; query heads in `halves` of 8.
 template <int width_, int keys_, int stages_, int halves_>
@@ -190,9 +23,73 @@ struct Layout {
   static constexpr int heads = 8 * halves;
   static constexpr int stage = 2 * keys * width;  ///< elements
   static constexpr std::size_t shared = sizeof(Bf16) * kWarps * stages * stage;
+  /// With what a block has beside them.
+  static constexpr std::size_t all_shared =
+      shared + sizeof(float) * 2 * heads * kWarps + sizeof(Bf16) * 2 * kWarps * width;
   /// Blocks of a multiprocessor.
-  static constexpr int resident = static_cast<int>((std::size_t{227} << 10) / (shared + 3072));
+  static constexpr int resident = static_cast<int>((std::size_t{228} << 10) / (all_shared + 1024));
   static_assert(sizeof(float) * kWarps * heads * width <= shared);
+};
+template <int halves>
+using Layout64 = Layout<64, 32, 3, halves>;
+template <int halves>
+using Layout128 = Layout<128, 16, 3, halves>;
+/// Two stages are what an A100 has the memory for.
+template <int halves>
+using Layout256 = Layout<256, 16, 2, halves>;
+
+/// Where a chunk's keys or values are, of its first kv head.
+struct Rows {
+  Bf16* ring;
+  const Bf16* own;  ///< the token's
+
+  __device__ Rows(const View& state, const ConstView& batch, const Chunk& chunk, int width)
+      : ring(state.row<Bf16>(chunk.slot) + chunk.kv_head * width),
+        own(batch.row<Bf16>(chunk.token) + chunk.kv_head * width) {}
+};
+template <int width>
+struct Source {
+  Rows keys, values;
+  int cols;  ///< from row to row of a ring
+
+  __device__ Source(const op::Attention& op, const Chunk& chunk)
+      : keys(op.key_state, op.k, chunk, width),
+        values(op.value_state, op.v, chunk, width),
+        cols(static_cast<int>(op.k.cols)) {}
+
+  /// Asks for the chunk's rows of the rings, a thread for a row; all lie at multiples of 16 bytes.
+  __device__ void prefetch(const Cut& cut, const Chunk& chunk) const {
+    if (chunk.slot < 0) return;
+    const auto bytes = static_cast<unsigned>(cut.together * width * sizeof(Bf16));
+#pragma unroll 1
+    for (int i = chunk.begin + static_cast<int>(threadIdx.x); i < chunk.end; i += kThreads) {
+      prefetch_run(keys.ring + Index{i} * cols, bytes);
+      prefetch_run(values.ring + Index{i} * cols, bytes);
+    }
+  }
+};
+
+/// The token's own rows on their way to the ring through shared memory, 16 bytes a thread. Nobody
+/// reads them there.
+template <int width>
+struct OwnRows {
+  uint4 rows[2][kWarps * width / 8];
+  static_assert(kWarps * width / 8 <= kThreads);
+
+  /// Before the worker's copies, with which they come.
+  __device__ void take(const Source<width>& source, const Cut& cut, const Chunk& chunk) {
+    const int unit = threadIdx.x;
+    if (!chunk.leaves || unit >= cut.together * width / 8) return;
+    copy_async(&rows[0][unit], source.keys.own + unit * 8, true);
+    copy_async(&rows[1][unit], source.values.own + unit * 8, true);
+  }
+  __device__ void leave(const Source<width>& source, const Cut& cut, const Chunk& chunk) const {
+    const int unit = threadIdx.x;
+    if (!chunk.leaves || unit >= cut.together * width / 8) return;
+    const Index to = Index{chunk.sight.last} * source.cols + unit * 8;
+    *reinterpret_cast<uint4*>(source.keys.ring + to) = rows[0][unit];
+    *reinterpret_cast<uint4*>(source.values.ring + to) = rows[1][unit];
+  }
 };
 
 /// Rows of `width` bf16, whose units of 16 bytes change places so that a column of 8 rows lies in
@@ -202,28 +99,26 @@ __device__ Bf16* unit_of(Bf16* tile, int row, int unit) {
   return tile + row * width + (unit ^ (row % 8)) * 8;
 }
 
-/// Sends rows base .. base + keys - 1 of one kv head on their way, as zeros those that are not
-/// seen.
+/// Sends keys and values of rows base .. base + keys - 1 on their way, of the kv head whose columns
+/// begin at `col` of the source; as zeros those that are not seen.
 template <class L>
-__device__ void send(Bf16* tile, ConstView own, ConstView ring, int col, const Piece& piece,
+__device__ void send(Bf16* tile, const Source<L::width>& source, const Chunk& chunk, int col,
                      int base) {
   constexpr int kUnits = L::width / 8, kRowsAtOnce = 32 / kUnits;
   const int row = threadIdx.x % 32 / kUnits, unit = threadIdx.x % kUnits;
-  const Bf16* from = ring.row<Bf16>(piece.span.slot) + (base + row) * own.cols + col + unit * 8;
-  const bool all = base + L::keys <= piece.end && piece.sight.sees_all(base, L::keys);
-#pragma unroll
-  for (int r = 0; r < L::keys; r += kRowsAtOnce) {
-    Bf16* to = unit_of<L::width>(tile, r + row, unit);
-    const int place = base + r + row;
-    if (all)
-      copy_async(to, from, true);
-    else if (place == piece.sight.last)
-      copy_async(to, own.row<Bf16>(piece.span.first) + col + unit * 8, true);
-    else if (place < piece.end && piece.sight.sees(place))
-      copy_async(to, from, true);
-    else
-      copy_async(to, own.row<Bf16>(0), false);
-    from += kRowsAtOnce * own.cols;
+#pragma unroll 1
+  for (int half = 0; half < 2; ++half) {
+    const Bf16* own = (half == 0 ? source.keys.own : source.values.own) + col + unit * 8;
+    const Bf16* ring = (half == 0 ? source.keys.ring : source.values.ring) + col + unit * 8;
+#pragma unroll 2
+    for (int r = 0; r < L::keys; r += kRowsAtOnce) {
+      const int place = base + r + row;
+      const bool there = chunk.sees(place);
+      const Bf16* from =
+          there & (place != chunk.sight.last) ? ring + Index{place} * source.cols : own;
+      copy_async(unit_of<L::width>(tile, r + row, unit), from, there);
+    }
+    tile += L::stage / 2;
   }
 }
 
@@ -236,35 +131,22 @@ struct Worker {
   float total[L::halves];    ///< of the lane's own columns
   float sums[L::width / 8][4];
 
-  __device__ void attend(const op::Attention& op, const Cut& cut, const Item& item,
-                         const Piece& piece, Bf16* memory) {
+  __device__ void attend(const op::Attention& op, const Cut& cut, const Chunk& chunk,
+                         const Source<L::width>& source, Bf16* memory) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, next = warp % cut.together;
-    const int col = (item.kv_head + next) * L::width, head = piece.head + next * piece.group;
-    const int from = piece.begin + warp / cut.together * L::keys;
-    const int stride = kWarps / cut.together * L::keys;
-    const auto load = [&](int step) {
-      const int base = from + step * stride;
-      if (base < piece.end) {
-        Bf16* tile = memory + step % L::stages * L::stage;
-        send<L>(tile, op.k, op.key_state, col, piece, base);
-        send<L>(tile + L::stage / 2, op.v, op.value_state, col, piece, base);
-      }
-      copy_async_commit();
-    };
-#pragma unroll
-    for (int step = 0; step < L::stages - 1; ++step) load(step);
+    const int col = next * L::width, head = chunk.head + next * cut.group;
 
     std::uint32_t q[L::width / 16][4];
+    const Bf16* queries = op.q.row<Bf16>(chunk.token) + (head + lane / 4) * L::width + lane % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < L::width / 16; ++i)
+    for (int part = 0; part < 4; ++part) {
+      const bool there = part % 2 < L::halves && lane / 4 + part % 2 * 8 < chunk.heads;
 #pragma unroll
-      for (int part = 0; part < 4; ++part) {
-        const int row = lane / 4 + part % 2 * 8;
-        const Bf16* at = op.q.row<Bf16>(piece.span.first) + (head + row) * L::width + i * 16 +
-                         part / 2 * 8 + lane % 4 * 2;
-        q[i][part] = row < piece.heads ? *reinterpret_cast<const std::uint32_t*>(at) : 0;
+      for (int i = 0; i < L::width / 16; ++i) {
+        const Bf16* at = queries + part % 2 * 8 * L::width + i * 16 + part / 2 * 8;
+        q[i][part] = there ? *reinterpret_cast<const std::uint32_t*>(at) : 0;
       }
-    const float scale = static_cast<float>(op.scale * kLog2e);
+    }
 #pragma unroll
     for (int r = 0; r < L::halves; ++r) {
       largest[r] = kNothing;
@@ -274,12 +156,21 @@ struct Worker {
     for (int d = 0; d < L::width / 8; ++d)
 #pragma unroll
       for (int j = 0; j < 4; ++j) sums[d][j] = 0;
-    int step = 0;
-    for (int base = from; base < piece.end; base += stride, ++step) {
-      copy_async_wait<L::stages - 2>();
+
+    // The first steps send only.
+    constexpr int kAhead = L::stages - 1;
+    const int stride = kWarps / cut.together * L::keys;
+    int base = chunk.begin + warp / cut.together * L::keys - kAhead * stride, stage = 0;
+#pragma unroll 1
+    for (int step = -kAhead; base < chunk.end; ++step, base += stride) {
+      if (base + kAhead * stride < chunk.end)
+        send<L>(memory + stage * L::stage, source, chunk, col, base + kAhead * stride);
+      copy_async_commit();
+      stage = stage + 1 == L::stages ? 0 : stage + 1;
+      if (step < 0) continue;
+      copy_async_wait<kAhead>();
       __syncwarp();
-      load(step + L::stages - 1);
-      Bf16* keys = memory + step % L::stages * L::stage;
+      Bf16* keys = memory + stage * L::stage;
       float scores[L::keys / 8][4] = {};
 #pragma unroll
       for (int i = 0; i < L::width / 16; ++i)
@@ -291,17 +182,19 @@ struct Worker {
           multiply_add(scores[2 * k], q[i], b[0], b[1]);
           multiply_add(scores[2 * k + 1], q[i], b[2], b[3]);
         }
-      if (base + L::keys > piece.end || !piece.sight.sees_all(base, L::keys))
+      if (!chunk.sees_all(base, L::keys))
 #pragma unroll
         for (int k = 0; k < L::keys / 8; ++k)
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            const int place = base + k * 8 + lane % 4 * 2 + j % 2;
-            if (place >= piece.end || !piece.sight.sees(place)) scores[k][j] = kNothing;
+          for (int j = 0; j < 2; ++j) {
+            const bool seen = chunk.sees(base + k * 8 + lane % 4 * 2 + j);
+#pragma unroll
+            for (int r = 0; r < L::halves; ++r)
+              scores[k][2 * r + j] = seen ? scores[k][2 * r + j] : kNothing;
           }
       std::uint32_t weights[L::keys / 16][4] = {};
 #pragma unroll
-      for (int r = 0; r < L::halves; ++r) weigh(scores, r, scale, weights);
+      for (int r = 0; r < L::halves; ++r) weigh(scores, r, cut.scale, weights);
       Bf16* values = keys + L::stage / 2;
 #pragma unroll
       for (int k = 0; k < L::keys / 16; ++k)
@@ -352,271 +245,184 @@ struct Worker {
   }
 
   /// Joins the warps of the block in their order and writes the chunk's sums.
-  __device__ void finish(const op::Attention& op, const Cut& cut, const Item& item,
-                         const Piece& piece, const Partials& partials, float* memory,
-                         float (*largests)[kWarps], float (*totals)[kWarps]) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const float scale = static_cast<float>(op.scale * kLog2e);
+  __device__ void finish(const op::Attention& op, const Cut& cut, const Chunk& chunk,
+                         const Partials& partials, float* memory, float2 (*totals)[kWarps]) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, next = warp % cut.together;
 #pragma unroll
     for (int r = 0; r < L::halves; ++r) {
       total[r] += __shfl_xor_sync(0xffffffffu, total[r], 1);
       total[r] += __shfl_xor_sync(0xffffffffu, total[r], 2);
-      if (lane % 4 == 0) {
-        largests[lane / 4 + r * 8][warp] = largest[r];
-        totals[lane / 4 + r * 8][warp] = total[r];
-      }
+      if (lane % 4 == 0) totals[lane / 4 + r * 8][warp] = make_float2(largest[r], total[r]);
     }
     __syncthreads();  // which also ends all reading of the pipelines
-    const int row =
-        (item.span * cut.chunks + item.index) * static_cast<int>(op.heads.heads) + piece.head;
-    const int next = warp % cut.together;
+    const int row = (chunk.span * cut.chunks + chunk.index) * static_cast<int>(op.heads.heads) +
+                    chunk.head + next * cut.group;
 #pragma unroll
     for (int r = 0; r < L::halves; ++r) {
       const int h = lane / 4 + r * 8;
-      float most = kNothing;
-      for (int w = next; w < kWarps; w += cut.together) most = fmaxf(most, largests[h][w]);
-      const float factor = exp2_fast((largest[r] - most) * scale);
+      float most = kNothing, sum = 0;
+#pragma unroll 1
+      for (int w = next; w < kWarps; w += cut.together) {
+        const float2 other = totals[h][w];
+        const float larger = fmaxf(most, other.x);
+        sum = sum * exp2_fast((most - larger) * cut.scale) +
+              other.y * exp2_fast((other.x - larger) * cut.scale);
+        most = larger;
+      }
+      const float factor = exp2_fast((largest[r] - most) * cut.scale);
       float* to = memory + (warp * L::heads + h) * L::width + lane % 4 * 2;
 #pragma unroll
       for (int d = 0; d < L::width / 8; ++d)
         *reinterpret_cast<float2*>(to + d * 8) =
             make_float2(sums[d][r * 2] * factor, sums[d][r * 2 + 1] * factor);
-      if (warp < cut.together && lane % 4 == 0 && h < piece.heads) {
-        float sum = 0;
-        for (int w = next; w < kWarps; w += cut.together)
-          sum += totals[h][w] * exp2_fast((largests[h][w] - most) * scale);
-        *reinterpret_cast<float2*>(partials.totals.row<float>(row + next * piece.group + h)) =
-            make_float2(most * scale, sum);
-      }
+      if (warp < cut.together && lane % 4 == 0 && h < chunk.heads)
+        partials.totals[row + h] = make_float2(most * cut.scale, sum);
     }
     __syncthreads();
-    const int elements = piece.heads * L::width;  // of a kv head
-    for (int i = threadIdx.x * 4; i < cut.together * elements; i += kThreads * 4) {
-      const int kv_head = i / elements, element = i % elements;
-      const float* from = memory + kv_head * L::heads * L::width + element;
+    // The warps of a kv head share its columns.
+    float* to = partials.sums + Index{row} * L::width;
+    const int share = warp / cut.together * 32 + lane, shares = kWarps / cut.together * 32;
+#pragma unroll 1
+    for (int i = share * 4; i < chunk.heads * L::width; i += shares * 4) {
+      const float* from = memory + next * L::heads * L::width + i;
       float4 sum = *reinterpret_cast<const float4*>(from);
+#pragma unroll 1
       for (int w = cut.together; w < kWarps; w += cut.together) {
         const float4 x = *reinterpret_cast<const float4*>(from + w * L::heads * L::width);
         sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
       }
-      *reinterpret_cast<float4*>(partials.sums.row<float>(row + kv_head * piece.group) + element) =
-          sum;
+      *reinterpret_cast<float4*>(to + i) = sum;
     }
-    __syncthreads();
   }
 };
 
-/// A block takes items `gridDim.x` apart.
+/// Whether a block goes through the kernel once with nothing to do while the kernels before still
+/// run, which fetches its instructions. The widest heads leave no registers for it.
+template <class L>
+constexpr bool rehearses() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  return L::width < 256;
+#else
+  return false;
+#endif
+}
+
 template <class L>
 __global__ void __launch_bounds__(kThreads, L::resident)
     decode_chunks(const op::Attention op, const Cut cut, const Partials partials) {
   extern __shared__ __align__(128) Bf16 memory[];
-  __shared__ float largests[L::heads][kWarps], totals[L::heads][kWarps];
+  __shared__ float2 totals[L::heads][kWarps];
+  __shared__ OwnRows<L::width> own;
   let_next_begin();
-  int number = static_cast<int>(blockIdx.x);
-  Item item = find_item(op, cut, number);
-  if (item.span >= 0) prefetch_chunk(op, cut, item);
-  wait_for_previous();
-  for (; item.span >= 0; item = find_item(op, cut, number)) {
-    const Piece piece(op, cut, item);
-    Worker<L> worker;
-    worker.attend(op, cut, item, piece, memory + threadIdx.x / 32 * L::stages * L::stage);
-    worker.finish(op, cut, item, piece, partials, reinterpret_cast<float*>(memory), largests,
-                  totals);
-    leave_row<Bf16>(op, cut, item, piece);
-    number += static_cast<int>(gridDim.x);
-  }
-}
-
-// ---- any type and width, a block a worker ----------------------------------------------------
-
-constexpr int kStep = 64;  ///< keys at a time
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    decode_generally(const op::Attention op, const Cut cut, const Partials partials) {
-  extern __shared__ float floats[];
-  let_next_begin();
-  wait_for_previous();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int width = static_cast<int>(op.heads.width),
-            value_width = static_cast<int>(op.heads.value_width);
-  float* queries = floats;                          // [heads, K]
-  float* sums = queries + cut.heads * width;        // [heads, V]
-  float* weights = sums + cut.heads * value_width;  // [heads, kStep]
-  float* factors = weights + cut.heads * kStep;     // [heads]
-  float* largest = factors + cut.heads;             // [heads]
-  float* totals = largest + cut.heads;              // [heads]
-  const float scale = static_cast<float>(op.scale * kLog2e);
-  for (int number = static_cast<int>(blockIdx.x);; number += static_cast<int>(gridDim.x)) {
-    const Item item = find_item(op, cut, number);
-    if (item.span < 0) return;
-    const Piece piece(op, cut, item);
-    const Span& span = piece.span;
-    const Sight& sight = piece.sight;
-    const int heads = piece.heads, end = piece.end;
-    const Index head = piece.head;
-    for (int i = threadIdx.x; i < heads * width; i += kThreads)
-      queries[i] = to_float(op.q.row<T>(span.first)[head * width + i]);
-    for (int i = threadIdx.x; i < heads * value_width; i += kThreads) sums[i] = 0;
-    for (int i = threadIdx.x; i < heads; i += kThreads) {
-      largest[i] = kNothing;
-      totals[i] = 0;
-    }
-    const auto row = [&](const ConstView& own, const ConstView& ring, int place) {
-      return place == sight.last ? own.row<T>(span.first)
-                                 : ring.row<T>(span.slot) + place * own.cols;
-    };
-    __syncthreads();
-    for (int base = piece.begin; base < end; base += kStep) {
-      const int keys = min(kStep, end - base);
-      for (int j = warp; j < keys; j += kWarps) {
-        if (!sight.sees(base + j)) {
-          for (int h = lane; h < heads; h += 32) weights[h * kStep + j] = kNothing;
-          continue;
-        }
-        const T* key = row(op.k, op.key_state, base + j) + item.kv_head * width;
-        for (int h = 0; h < heads; ++h) {
-          float sum = 0;
-          for (int d = lane; d < width; d += 32) sum += queries[h * width + d] * to_float(key[d]);
-          sum = warp_sum(sum);
-          if (lane == 0) weights[h * kStep + j] = sum;
-        }
-      }
-      __syncthreads();
-      for (int h = warp; h < heads; h += kWarps) {
-        float* w = weights + h * kStep;
-        float most = kNothing, sum = 0;
-        for (int j = lane; j < keys; j += 32) most = fmaxf(most, w[j]);
-        most = fmaxf(warp_max(most), largest[h]);
-        for (int j = lane; j < keys; j += 32) {
-          w[j] = w[j] > kNothing ? exp2f((w[j] - most) * scale) : 0.0f;
-          sum += w[j];
-        }
-        sum = warp_sum(sum);
-        __syncwarp();
-        if (lane == 0) {
-          factors[h] = exp2f((largest[h] - most) * scale);
-          totals[h] = totals[h] * factors[h] + sum;
-          largest[h] = most;
-        }
-      }
-      __syncthreads();
-      constexpr int kAtOnce = 4;
-      for (int d = threadIdx.x; d < value_width; d += kThreads)
-        for (int h = 0; h < heads; h += kAtOnce) {
-          float sum[kAtOnce] = {};
-          const int count = min(kAtOnce, heads - h);
-          for (int j = 0; j < keys; ++j) {
-            if (!sight.sees(base + j)) continue;
-            const float value =
-                to_float(row(op.v, op.value_state, base + j)[item.kv_head * value_width + d]);
-#pragma unroll
-            for (int i = 0; i < kAtOnce; ++i)
-              if (i < count) sum[i] += weights[(h + i) * kStep + j] * value;
-          }
-#pragma unroll
-          for (int i = 0; i < kAtOnce; ++i)
-            if (i < count) {
-              float& to = sums[(h + i) * value_width + d];
-              to = to * factors[h + i] + sum[i];
-            }
-        }
+  int rehearsals = rehearses<L>() ? 1 : 0;
+#pragma unroll 1
+  for (unsigned number = blockIdx.x;; number += gridDim.x) {
+    const Chunk found(op, cut, static_cast<int>(number));
+    const Source<L::width> source(op, found);
+    if (number == blockIdx.x && found.span >= 0) source.prefetch(cut, found);
+    if (found.span < 0) rehearsals = 0;
+#pragma unroll 1
+    for (; rehearsals >= 0; --rehearsals) {
+      Chunk chunk = found;
+      if (rehearsals > 0)
+        chunk.forget(kWarps / cut.together * L::keys);
+      else
+        wait_for_previous();
+      if (chunk.span < 0) return;
+      own.take(source, cut, chunk);
+      Worker<L> worker;
+      worker.attend(op, cut, chunk, source, memory + threadIdx.x / 32 * L::stages * L::stage);
+      worker.finish(op, cut, chunk, partials, reinterpret_cast<float*>(memory), totals);
+      own.leave(source, cut, chunk);
       __syncthreads();
     }
-    const Index to = (Index{item.span} * cut.chunks + item.index) * op.heads.heads + head;
-    for (int i = threadIdx.x; i < heads * value_width; i += kThreads)
-      partials.sums.row<float>(to)[i] = sums[i];
-    for (int i = threadIdx.x; i < heads; i += kThreads) {
-      partials.totals.row<float>(to + i)[0] = largest[i] * scale;
-      partials.totals.row<float>(to + i)[1] = totals[i];
-    }
-    leave_row<T>(op, cut, item, piece);
-    __syncthreads();
+    rehearsals = 0;
   }
 }
 
 // ---- the chunks together ---------------------------------------------------------------------
 
-constexpr int kJoinThreads = 128;
+constexpr int kJoinThreads = 256;
 
-/// A block takes one head of one span, a thread n neighbouring columns of every few chunks.
+/// The sum of some chunks, of n columns.
+template <int n>
+struct Sum {
+  float2 total = make_float2(kNothing, 0);  ///< as in Partials
+  float y[n] = {};
+
+  __device__ void add(float2 other, const float (&x)[n]) {
+    const float largest = fmaxf(total.x, other.x);
+    const float own = exp2_fast(total.x - largest), factor = exp2_fast(other.x - largest);
+    total = make_float2(largest, total.y * own + other.y * factor);
+#pragma unroll
+    for (int j = 0; j < n; ++j) y[j] = y[j] * own + x[j] * factor;
+  }
+};
+
+/// A block takes one head of one span; 2^shift threads take every few chunks, n neighbouring
+/// columns each.
 template <class T, int n>
 __global__ void __launch_bounds__(kJoinThreads)
-    join(const op::Attention op, const Cut cut, const Partials partials) {
-  extern __shared__ float2 totals[];  // [chunks]: as in Partials; then .x is the chunk's factor
-  __shared__ alignas(16) float scratch[kJoinThreads * n];
-  constexpr int kWarpsOfJoin = kJoinThreads / 32;
+    join(const op::Attention op, const Cut cut, const Partials partials, const int shift) {
+  __shared__ alignas(16) float sums[kJoinThreads * n];
+  __shared__ float2 totals[kJoinThreads];
   let_next_begin();
   const Span span = op.batch.spans[blockIdx.y];
   const int head = static_cast<int>(blockIdx.x), heads = static_cast<int>(op.heads.heads);
-  const int width = static_cast<int>(op.heads.value_width), lane = threadIdx.x % 32;
-  const int chunks = Sight(op, cut, span).chunks();
-  const Index first = Index{blockIdx.y} * cut.chunks * heads + head;
+  const int width = static_cast<int>(op.heads.value_width);
+  const int chunks = Sight(op, cut, span).chunks(cut);
+  const int first = static_cast<int>(blockIdx.y) * cut.chunks * heads + head;
+  const int threads = 1 << shift, parts = kJoinThreads >> shift;
+  const int part = static_cast<int>(threadIdx.x) >> shift,
+            column = (threadIdx.x - (part << shift)) * n;
   wait_for_previous();
   if (!decodes(op, span)) return;
 
-  float largest = kNothing;
-  for (int i = threadIdx.x; i < chunks; i += kJoinThreads) {
-    totals[i] = *reinterpret_cast<const float2*>(partials.totals.row<float>(first + i * heads));
-    largest = fmaxf(largest, totals[i].x);
-  }
-  largest = warp_max(largest);
-  if (lane == 0) scratch[threadIdx.x / 32] = largest;
-  __syncthreads();
-#pragma unroll
-  for (int w = 0; w < kWarpsOfJoin; ++w) largest = fmaxf(largest, scratch[w]);
-  float sum = 0;
-  for (int i = threadIdx.x; i < chunks; i += kJoinThreads) {
-    totals[i].x = exp2f(totals[i].x - largest);
-    sum += totals[i].x * totals[i].y;
-  }
-  sum = block_sum<kJoinThreads>(sum, scratch + kWarpsOfJoin);
-  if (op.lse.data != nullptr && threadIdx.x == 0)
-    op.lse.row<float>(span.first)[head] = (largest + log2f(sum)) * kLn2;
-  __syncthreads();
-
-  int threads = 1;  // of a chunk
-  while (threads * n < width && threads < kJoinThreads) threads *= 2;
-  const int part = threadIdx.x / threads, parts = kJoinThreads / threads;
+#pragma unroll 1
   for (int base = 0; base < width; base += threads * n) {
-    const int d = base + threadIdx.x % threads * n;
-    float y[n] = {};
+    const int d = base + column;
+    Sum<n> sum;
     if (d < width) {
-      constexpr int kAtOnce = 4;  // so many loads under way
+      constexpr int kAtOnce = 2;  // so many loads under way
+#pragma unroll 1
       for (int i = part; i < chunks; i += parts * kAtOnce) {
-        float x[kAtOnce][n];
+        float2 total[kAtOnce];
+        float x[kAtOnce][n] = {};
 #pragma unroll
-        for (int k = 0; k < kAtOnce; ++k)
-          load<n>(x[k],
-                  partials.sums.row<float>(first + min(i + k * parts, chunks - 1) * heads) + d);
+        for (int k = 0; k < kAtOnce; ++k) {
+          total[k] = make_float2(kNothing, 0);
+          if (i + k * parts >= chunks) continue;
+          const int from = first + (i + k * parts) * heads;
+          total[k] = partials.totals[from];
+          load<n>(x[k], partials.sums + Index{from} * width + d);
+        }
 #pragma unroll
-        for (int k = 0; k < kAtOnce; ++k)
-          if (i + k * parts < chunks)
-#pragma unroll
-            for (int j = 0; j < n; ++j) y[j] += totals[i + k * parts].x * x[k][j];
+        for (int k = 0; k < kAtOnce; ++k) sum.add(total[k], x[k]);
       }
     }
-    store<n>(scratch + threadIdx.x * n, y);
+    totals[threadIdx.x] = sum.total;
+    store<n>(sums + threadIdx.x * n, sum.y);
     __syncthreads();
     if (part == 0 && d < width) {
-      for (int p = 1; p < parts; ++p)
-#pragma unroll
-        for (int j = 0; j < n; ++j) y[j] += scratch[(p * threads + threadIdx.x) * n + j];
+#pragma unroll 1
+      for (int p = 1; p < min(parts, chunks); ++p) {
+        const int other = p * threads + threadIdx.x;
+        float x[n];
+        load<n>(x, sums + other * n);
+        sum.add(totals[other], x);
+      }
+      const float inverse = quotient<T>(1, sum.total.y);
       T* to = op.y.row<T>(span.first) + head * width + d;
 #pragma unroll
-      for (int j = 0; j < n; ++j) to[j] = from_float<T>(y[j] / sum);
+      for (int j = 0; j < n; ++j) to[j] = from_float<T>(sum.y[j] * inverse);
+      if (op.lse.data != nullptr && d == 0)
+        op.lse.row<float>(span.first)[head] = (sum.total.x + log2f(sum.total.y)) * kLn2;
     }
     __syncthreads();
   }
 }
 
 // ---- the host's side -------------------------------------------------------------------------
-
-unsigned grid_of(CudaStream& stream, const op::Attention& op, const Cut& cut, int resident) {
-  const Index items = op.batch.count * cut.chunks * (op.heads.kv_heads / cut.together) * cut.shares;
-  return static_cast<unsigned>(std::min<Index>(items, Index{stream.multiprocessors()} * resident));
-}
 
 template <class L>
 void launch_chunks(CudaStream& stream, const op::Attention& op, const Cut& cut,
@@ -629,35 +435,40 @@ template <int halves>
 void launch_chunks(CudaStream& stream, const op::Attention& op, const Cut& cut,
                    const Partials& partials) {
   if (op.heads.width == 64)
-    launch_chunks<Layout<64, 32, 3, halves>>(stream, op, cut, partials);
+    launch_chunks<Layout64<halves>>(stream, op, cut, partials);
   else if (op.heads.width == 128)
-    launch_chunks<Layout<128, 16, 3, halves>>(stream, op, cut, partials);
+    launch_chunks<Layout128<halves>>(stream, op, cut, partials);
   else
-    launch_chunks<Layout<256, 16, 3, halves>>(stream, op, cut, partials);
+    launch_chunks<Layout256<halves>>(stream, op, cut, partials);
 }
 
 template <class T, int n>
 void launch_join(CudaStream& stream, const op::Attention& op, const Cut& cut,
                  const Partials& partials) {
   const dim3 grid(static_cast<unsigned>(op.heads.heads), static_cast<unsigned>(op.batch.count));
-  launch_early(stream, join<T, n>, grid, kJoinThreads,
-               sizeof(float2) * static_cast<std::size_t>(cut.chunks), op, cut, partials);
+  int shift = 0;
+  while (n << shift < op.heads.value_width && 1 << shift < kJoinThreads) ++shift;
+  launch_early(stream, join<T, n>, grid, kJoinThreads, 0, op, cut, partials, shift);
 }
 
-/// Whether there is a kernel on tensor cores for the heads, and rows lie as it needs them.
-bool tensor_cores_serve(const op::Attention& op) {
+/// Whether there is a kernel on tensor cores for the heads that the GPU has the memory for, and
+/// rows lie as it needs them.
+bool tensor_cores_serve(const CudaStream& stream, const op::Attention& op) {
   const Index width = op.heads.width;
+  const std::size_t memory = width == 64    ? Layout64<2>::all_shared
+                             : width == 128 ? Layout128<2>::all_shared
+                                            : Layout256<2>::all_shared;
   return op.dtype() == DType::bf16 && width == op.heads.value_width &&
          (width == 64 || width == 128 || width == 256) && op.scale >= kLeastScale &&
+         memory <= stream.properties().sharedMemPerBlockOptin &&
          aligned(8, op.q, op.k, op.v, op.key_state, op.value_state);
 }
 
 }  // namespace
 
 void decode(CudaStream& stream, const op::Attention& op) {
-  const Index group = op.heads.heads / op.heads.kv_heads;
-  const Index ring = capacity(op), width = op.heads.width, value_width = op.heads.value_width;
-  const bool tensor_cores = tensor_cores_serve(op);
+  const Index ring = capacity(op), group = op.heads.heads / op.heads.kv_heads;
+  const bool tensor_cores = tensor_cores_serve(stream, op);
   const int together =
       tensor_cores ? static_cast<int>(std::gcd(op.heads.kv_heads, Index{kWarps})) : 1;
   int shift = 8;  // which a block's warps go through in a few steps
@@ -666,36 +477,32 @@ void decode(CudaStream& stream, const op::Attention& op) {
   // top of those that are full.
   const Index most =
       std::max<Index>(kFewChunks, std::min<Index>(ring >> kLongShift, kManyChunks)) + 4;
-  Cut cut{.ring = static_cast<int>(ring),
+  Cut cut{.ring = Divisor(ring),
+          .window = Divisor(std::min<Index>(op.window, std::numeric_limits<int>::max())),
           .shift = shift,
           .chunks = static_cast<int>(std::min(most, ceil_div(ring, Index{1} << shift))),
           .together = together,
           .shares = 1,
-          .heads = 16};
-  const auto shared = [&] {
-    return sizeof(float) * static_cast<std::size_t>(cut.heads * (width + value_width + kStep + 3));
-  };
-  if (tensor_cores) {
-    cut.heads = group > 8 ? 16 : 8;
-  } else {
-    constexpr std::size_t kShared = 64 << 10;
-    while (cut.heads > 1 && (shared() > kShared || cut.heads / 2 >= group)) cut.heads /= 2;
-  }
+          .heads = !tensor_cores ? heads_of_general_block(op)
+                   : group > 8   ? 16
+                                 : 8,
+          .group = static_cast<int>(group),
+          .per_chunk = 1,
+          .scale = static_cast<float>(op.scale * kLog2e)};
   cut.shares = static_cast<int>(ceil_div(group, Index{cut.heads}));
+  cut.per_chunk = static_cast<int>(op.heads.kv_heads) / together * cut.shares;
   const Index rows = op.batch.count * cut.chunks * op.heads.heads;
-  const Matrix sums(stream, DType::f32, rows, value_width), totals(stream, DType::f32, rows, 2);
-  const Partials partials{sums, totals};
+  const Matrix sums(stream, DType::f32, rows, op.heads.value_width),
+      totals(stream, DType::f32, rows, 2);
+  const Partials partials{sums.row<float>(0), reinterpret_cast<float2*>(totals.row<float>(0))};
   if (!tensor_cores)
-    visit_float(op.dtype(), [&]<class T>() {
-      launch_early(stream, decode_generally<T>, grid_of(stream, op, cut, 8), kThreads, shared(), op,
-                   cut, partials);
-    });
+    attend_chunks_generally(stream, op, cut, partials);
   else if (cut.heads == 8)
     launch_chunks<1>(stream, op, cut, partials);
   else
     launch_chunks<2>(stream, op, cut, partials);
   visit_float(op.dtype(), [&]<class T>() {
-    if (value_width % 4 == 0)
+    if (op.heads.value_width % 4 == 0)
       launch_join<T, 4>(stream, op, cut, partials);
     else
       launch_join<T, 1>(stream, op, cut, partials);
