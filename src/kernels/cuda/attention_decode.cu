@@ -296,17 +296,6 @@ struct Worker {
   }
 };
 
-/// Whether a block goes through the kernel once with nothing to do while the kernels before still
-/// run, which fetches its instructions. The widest heads leave no registers for it.
-template <class L>
-constexpr bool rehearses() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  return L::width < 256;
-#else
-  return false;
-#endif
-}
-
 template <class L>
 __global__ void __launch_bounds__(kThreads, L::resident)
     decode_chunks(const op::Attention op, const Cut cut, const Partials partials) {
@@ -314,29 +303,21 @@ __global__ void __launch_bounds__(kThreads, L::resident)
   __shared__ float2 totals[L::heads][kWarps];
   __shared__ OwnRows<L::width> own;
   let_next_begin();
-  int rehearsals = rehearses<L>() ? 1 : 0;
 #pragma unroll 1
   for (unsigned number = blockIdx.x;; number += gridDim.x) {
-    const Chunk found(op, cut, static_cast<int>(number));
-    const Source<L::width> source(op, found);
-    if (number == blockIdx.x && found.span >= 0) source.prefetch(cut, found);
-    if (found.span < 0) rehearsals = 0;
-#pragma unroll 1
-    for (; rehearsals >= 0; --rehearsals) {
-      Chunk chunk = found;
-      if (rehearsals > 0)
-        chunk.forget(kWarps / cut.together * L::keys);
-      else
-        wait_for_previous();
-      if (chunk.span < 0) return;
-      own.take(source, cut, chunk);
-      Worker<L> worker;
-      worker.attend(op, cut, chunk, source, memory + threadIdx.x / 32 * L::stages * L::stage);
-      worker.finish(op, cut, chunk, partials, reinterpret_cast<float*>(memory), totals);
-      own.leave(source, cut, chunk);
-      __syncthreads();
+    const Chunk chunk(op, cut, static_cast<int>(number));
+    const Source<L::width> source(op, chunk);
+    if (number == blockIdx.x) {
+      if (chunk.span >= 0) source.prefetch(cut, chunk);
+      wait_for_previous();
     }
-    rehearsals = 0;
+    if (chunk.span < 0) return;
+    own.take(source, cut, chunk);
+    Worker<L> worker;
+    worker.attend(op, cut, chunk, source, memory + threadIdx.x / 32 * L::stages * L::stage);
+    worker.finish(op, cut, chunk, partials, reinterpret_cast<float*>(memory), totals);
+    own.leave(source, cut, chunk);
+    __syncthreads();
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 #include "kernels/cuda/attention_parts.cuh"
 
@@ -162,17 +161,6 @@ struct Chunk {
     kv_head = share * cut.together;
     heads = min(cut.heads, cut.group - first_head);
     head = kv_head * cut.group + first_head;
-  }
-
-  /// Makes it one of the first `rows` rows, of which none is seen, for no heads: nothing of it is
-  /// read or written.
-  __device__ void forget(int rows) {
-    sight.last = -1;
-    sight.first = std::numeric_limits<int>::max();
-    begin = 0;
-    end = rows;
-    heads = 0;
-    leaves = false;
   }
 
   // Without branches, for each of which a compiler would take && and ||.
