@@ -175,11 +175,11 @@ void Model::head(Pass& pass, ConstView x, View logits) {
       op::Linear{.y = logits, .x = x, .w = packed ? w.packed : w.value, .packed = packed});
 }
 
-void Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses, View sum, View dx,
-                      double scale) {
+void Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses, View sum,
+                      const HeadGradient& wanted) {
   const DType exact = exact_of(dtype_);
   const Index vocab = config_.vocab, n = x.rows, rows = rows_at_a_time(pass.stream, n, vocab);
-  const bool training = !dx.empty();
+  const bool training = !wanted.dx.empty();
   Matrix logits(pass.stream, exact, rows, vocab), own(pass.stream, exact, n, 1);
   Matrix rounded;
   if (training && dtype_ != exact) rounded = Matrix(pass.stream, dtype_, rows, vocab);
@@ -195,10 +195,10 @@ void Model::head_loss(Pass& pass, ConstView x, ConstView targets, View losses, V
                                       .dlogits = gradient,
                                       .logits = part,
                                       .targets = targets.block(first, count),
-                                      .scale = scale});
+                                      .scale = wanted.scale});
     if (!training) continue;
     Parameter& w = head_weight();
-    run(pass.stream, op::LinearBackward{.dx = dx.block(first, count),
+    run(pass.stream, op::LinearBackward{.dx = wanted.dx.block(first, count),
                                         .dw = w.grad,
                                         .dy = gradient,
                                         .x = x.block(first, count),
@@ -214,7 +214,7 @@ double Model::loss(Pass& pass, ConstView tokens, ConstView targets, View losses)
   forward(pass, tokens, x);
   const Matrix sum(pass.stream, DType::f64, 1, 1);
   clear(pass.stream, sum);
-  head_loss(pass, x, targets, losses, sum, {}, 1);
+  head_loss(pass, x, targets, losses, sum, {});
   return *download(pass.stream, sum).row<double>(0);
 }
 
@@ -230,7 +230,7 @@ void Model::loss_and_gradient(Pass& pass, ConstView tokens, ConstView targets, d
   const Index n = pass.batch.tokens, d = config_.d_model;
   Matrix x(pass.stream, dtype_, n, d), dx(pass.stream, dtype_, n, d);
   forward(pass, tokens, x);
-  head_loss(pass, x, targets, {}, sum, dx, scale);
+  head_loss(pass, x, targets, {}, sum, {dx, scale});
   backward(pass, tokens, dx);
   for (Parameter& p : parameters_)
     if (std::exchange(p.fresh, false)) clear(stream_, p.grad);

@@ -101,10 +101,13 @@ class Model {
   /// forward() behind the embedding, where nothing is kept: the layers read the stream and add to
   /// it.
   void infer(Pass&, View residual, View x);
-  /// Losses of all rows, added to `sum`; with `dx` ([N, D]) also the gradients of head and hidden
-  /// state.
-  void head_loss(Pass&, ConstView x, ConstView targets, View losses, View sum, View dx,
-                 double scale);
+  /// Of the loss by the hidden state.
+  struct HeadGradient {
+    View dx = {};      ///< [N, D] out; may be left out
+    double scale = 1;  ///< of each loss
+  };
+  /// Losses of all rows, added to `sum`; with dx also the gradients of head and hidden state.
+  void head_loss(Pass&, ConstView x, ConstView targets, View losses, View sum, const HeadGradient&);
   void backward(Pass&, ConstView tokens, ConstView dx);
   Parameter& head_weight() { return head_ != nullptr ? *head_ : *embedding_; }
 

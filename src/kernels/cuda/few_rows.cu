@@ -21,16 +21,23 @@
 namespace samba::few_rows {
 namespace {
 
-constexpr int kSlots = 5;   // steps of a warp whose weights shared memory has room for
+/// Steps of a warp whose weights shared memory has room for: bytes under way are what keeps the
+/// memory busy.
+template <int warps>
+constexpr int kSlots = warps > 8 ? 4 : 8;
 constexpr int kPitch = 20;  // of rows of kLeft sums: neighbouring lanes then write different banks
 constexpr int kResidentWarps = 16;  // of a kernel, on a multiprocessor
 
-constexpr int slot_bytes(int warps) {
-  return warps * kSlots * kLeft * kStep * static_cast<int>(sizeof(Bf16));
-}
+template <int warps>
+constexpr int kSlotBytes = warps * kSlots<warps> * kLeft * kStep * static_cast<int>(sizeof(Bf16));
 /// Of the sums of a tile. There are two in turn.
-constexpr int sum_bytes(int warps, int tiles) {
-  return warps * 8 * tiles * kPitch * static_cast<int>(sizeof(float));
+template <int row_tiles, int warps>
+constexpr int kSumBytes = warps * 8 * row_tiles * kPitch * static_cast<int>(sizeof(float));
+
+template <int row_tiles, int warps, bool own>
+std::size_t shared_bytes(const op::Linear& op) {
+  const int row = own ? static_cast<int>(op.w.cols) * static_cast<int>(sizeof(Bf16)) : 0;
+  return static_cast<std::size_t>(kSlotBytes<warps> + 2 * kSumBytes<row_tiles, warps> + row);
 }
 
 /// How the L2 cache treats what is read once: it goes before all else.
@@ -139,7 +146,7 @@ class Source {
  public:
   __device__ Source(const op::Linear& op, uint4* slots)
       : op_(op),
-        slots_(slots + threadIdx.x / 32 * kSlots * 2 * 32 + threadIdx.x % 32),
+        slots_(slots + threadIdx.x / 32 * kSlots<warps> * 2 * 32 + threadIdx.x % 32),
         policy_(evicted_first()),
         tile_(static_cast<int>(blockIdx.x)) {
     aim();
@@ -155,7 +162,7 @@ class Source {
                  policy_);
     }
     copy_async_commit();
-    slot_ = slot_ + 1 == kSlots ? 0 : slot_ + 1;
+    slot_ = slot_ + 1 == kSlots<warps> ? 0 : slot_ + 1;
     first_ += warps * kStep;
     if (first_ < inputs) return;
     first_ = 0;
@@ -211,7 +218,7 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
   let_next_begin();
   Source<warps> source(op, reinterpret_cast<uint4*>(memory));
 #pragma unroll 1
-  for (int i = 0; i < kSlots - 1; ++i) source.send(tiles);
+  for (int i = 0; i < kSlots<warps> - 1; ++i) source.send(tiles);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
   const int n0 = static_cast<int>(blockIdx.y) * kRows;
   const int inputs = static_cast<int>(op.w.cols);
@@ -222,7 +229,7 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
   }
   wait_for_previous();
 
-  auto* row = reinterpret_cast<Bf16*>(memory + slot_bytes(warps) + 2 * sum_bytes(warps, row_tiles));
+  auto* row = reinterpret_cast<Bf16*>(memory + kSlotBytes<warps> + 2 * kSumBytes<row_tiles, warps>);
   if constexpr (own) bring_row<warps>(op, row);
   const Bf16* input[row_tiles];
   bool used[row_tiles];
@@ -232,6 +239,21 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
     input[n] = own ? row : op.x.row<Bf16>(used[n] ? n0 + n * 8 + group : 0);
   }
 
+  // A step ahead: rows come from memory, unless the block keeps them.
+  struct Inputs {
+    uint4 of_row[row_tiles];
+  };
+  const auto inputs_at = [&](int first) {
+    const int column = first + warp * kStep + t * 8;
+    Inputs x;
+#pragma unroll
+    for (int n = 0; n < row_tiles; ++n)
+      x.of_row[n] = used[n] && column < inputs ? *reinterpret_cast<const uint4*>(input[n] + column)
+                                               : uint4{0, 0, 0, 0};
+    return x;
+  };
+  Inputs x = inputs_at(0);
+
   int slot = 0, turn = 0;
 #pragma unroll 1
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles;
@@ -239,23 +261,20 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
     float sum[row_tiles][4] = {};
 #pragma unroll 1
     for (int first = 0; first < inputs; first += warps * kStep) {
-      const int column = first + warp * kStep + t * 8;
-      uint4 x[row_tiles];
-#pragma unroll
-      for (int n = 0; n < row_tiles; ++n)
-        x[n] = used[n] && column < inputs ? *reinterpret_cast<const uint4*>(input[n] + column)
-                                          : uint4{0, 0, 0, 0};
-      copy_async_wait<kSlots - 2>();
+      copy_async_wait<kSlots<warps> - 2>();
       const uint4 high = source.get(slot, 0), low = source.get(slot, 1);
-      slot = slot + 1 == kSlots ? 0 : slot + 1;
+      slot = slot + 1 == kSlots<warps> ? 0 : slot + 1;
       // To the slot of the step before, which is multiplied.
       source.send(tiles);
+      const int next = first + warps * kStep;
+      const Inputs behind = inputs_at(next < inputs ? next : 0);
 #pragma unroll
-      for (int n = 0; n < row_tiles; ++n) multiply_step(sum[n], high, low, x[n]);
+      for (int n = 0; n < row_tiles; ++n) multiply_step(sum[n], high, low, x.of_row[n]);
+      x = behind;
     }
 
-    auto* partial = reinterpret_cast<float*>(memory + slot_bytes(warps) +
-                                             turn % 2 * sum_bytes(warps, row_tiles));
+    auto* partial = reinterpret_cast<float*>(memory + kSlotBytes<warps> +
+                                             turn % 2 * kSumBytes<row_tiles, warps>);
 #pragma unroll
     for (int n = 0; n < row_tiles; ++n)
 #pragma unroll
@@ -310,21 +329,13 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
   copy_async_wait<0>();
 }
 
-/// Whether each block keeps x's row itself. The bits are the same.
-bool keeps_row(const op::Linear& op) {
-  constexpr Index kMostInputs = 16 << 10;
-  return op.x.rows == 1 && op.w.cols <= kMostInputs;
-}
-
 template <int row_tiles, int warps, bool own>
 void launch(CudaStream& stream, const op::Linear& op) {
   const Index tiles = ceil_div(op.outputs(), Index{kLeft});
   const Index most = Index{stream.multiprocessors()} * (kResidentWarps / warps);
   const dim3 grid(static_cast<unsigned>(std::min(tiles, most)),
                   static_cast<unsigned>(ceil_div(op.y.rows, 8 * row_tiles)));
-  const auto shared = static_cast<std::size_t>(
-      slot_bytes(warps) + 2 * sum_bytes(warps, row_tiles) +
-      (own ? static_cast<int>(op.w.cols) * static_cast<int>(sizeof(Bf16)) : 0));
+  const std::size_t shared = shared_bytes<row_tiles, warps, own>(op);
   if (!op.rope.x.empty()) {
     Frequencies angles;
     fill_frequencies(op.rope.base, op.rope.x.cols / op.rope.heads / 2, angles.turns);
@@ -337,14 +348,36 @@ void launch(CudaStream& stream, const op::Linear& op) {
   });
 }
 
+/// Whether each block keeps x's only row itself. The bits are the same.
+template <int warps>
+bool keeps_row(const CudaStream& stream, const op::Linear& op) {
+  return op.x.rows == 1 &&
+         shared_bytes<1, warps, true>(op) <= stream.properties().sharedMemPerBlockOptin;
+}
+
 template <int warps>
 void launch(CudaStream& stream, const op::Linear& op) {
-  if (keeps_row(op)) return launch<1, warps, true>(stream, op);
-  if (op.y.rows <= 8) return launch<1, warps, false>(stream, op);
-  if (op.y.rows <= 16) return launch<2, warps, false>(stream, op);
-  // So many warps have no room for the sums of more.
-  if (op.y.rows <= 32 || warps > 8) return launch<4, warps, false>(stream, op);
-  if constexpr (warps <= 8) launch<8, warps, false>(stream, op);
+  const auto takes = [&]<int row_tiles>() {
+    return op.y.rows > 4 * row_tiles &&
+           shared_bytes<row_tiles, warps, false>(op) <= stream.properties().sharedMemPerBlockOptin;
+  };
+  if (keeps_row<warps>(stream, op)) return launch<1, warps, true>(stream, op);
+  // More warps have no registers for more.
+  if constexpr (warps <= 8)
+    if (takes.template operator()<8>()) return launch<8, warps, false>(stream, op);
+  if (takes.template operator()<4>()) return launch<4, warps, false>(stream, op);
+  if (takes.template operator()<2>()) return launch<2, warps, false>(stream, op);
+  launch<1, warps, false>(stream, op);
+}
+
+/// Calls f.template operator()<warps>() with those that w's products take.
+template <class F>
+auto visit_warps(ConstView w, const F& f) {
+  switch (warps_for(w)) {
+    case 4: return f.template operator()<4>();
+    case 8: return f.template operator()<8>();
+    default: return f.template operator()<16>();
+  }
 }
 
 /// Whether few_rows() rotates too: pairs of eight neighbours then lie in one tile. The bits are the
@@ -361,12 +394,12 @@ bool convolves_itself(const op::Linear& op) {
 
 }  // namespace
 
-bool takes(const op::Linear& op) {
+bool takes(const CudaStream& stream, const op::Linear& op) {
   if (op.dtype() != DType::bf16 || op.x.rows > kMostRows || !aligned(8, op.w)) return false;
   if (op.w.rows > std::numeric_limits<int>::max() / 2) return false;
   if (op.norm.empty()) return aligned(8, op.x);
-  return keeps_row(op) && norm_warps(op.w.cols) <= kMostNormWarps &&
-         aligned(kNormRun, op.x, op.norm);
+  const bool keeps = visit_warps(op.w, [&]<int warps>() { return keeps_row<warps>(stream, op); });
+  return keeps && norm_warps(op.w.cols) <= kMostNormWarps && aligned(kNormRun, op.x, op.norm);
 }
 
 void multiply(CudaStream& stream, const op::Linear& call) {
@@ -383,11 +416,7 @@ void multiply(CudaStream& stream, const op::Linear& call) {
     upload(op.conv.batch);
   else
     op.conv = {};
-  switch (warps_for(op.w)) {
-    case 4: launch<4>(stream, op); break;
-    case 8: launch<8>(stream, op); break;
-    default: launch<16>(stream, op);
-  }
+  visit_warps(op.w, [&]<int warps>() { launch<warps>(stream, op); });
   if (rotates && op.rope.x.empty()) run_on(stream, call.rope);
   if (convolves && op.conv.x.empty()) run_on(stream, call.conv);
 }

@@ -18,7 +18,7 @@ constexpr Index kMostRows = 128;
 
 /// Whether multiply() takes the product. It norms x, and gates, rotates and convolves y, where that
 /// is asked for; `product` stays empty.
-bool takes(const op::Linear&);
+bool takes(const CudaStream&, const op::Linear&);
 /// Leaves the bits that the ops would leave one after the other.
 void multiply(CudaStream&, const op::Linear&);
 

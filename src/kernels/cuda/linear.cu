@@ -155,7 +155,7 @@ void multiply(CudaStream& stream, const MatrixProduct& p, Index rows) {
 }
 
 void multiply_rows(CudaStream& stream, const op::Linear& op) {
-  if (few_rows::takes(op)) return few_rows::multiply(stream, op);
+  if (few_rows::takes(stream, op)) return few_rows::multiply(stream, op);
   multiply(stream,
            {.c = op.y, .a = op.x, .b = op.w, .b_transposed = true, .bias = op.bias, .add = op.add},
            op.x.rows);
@@ -206,13 +206,13 @@ void run_on(CudaStream& stream, const op::Linear& call) {
   op::Linear op = call;
   if (op.packed) op.w = {op.w.data, op.outputs(), op.x.cols, op.x.cols, op.w.dtype};
   Matrix rows;
-  if (!op.norm.empty() && !few_rows::takes(op)) {
+  if (!op.norm.empty() && !few_rows::takes(stream, op)) {
     rows = Matrix(stream, op.dtype(), op.x.rows, op.x.cols);
     run_on(stream, op::RmsNorm{.y = rows, .x = op.x, .w = op.norm, .eps = op.eps});
     op.x = rows;
     op.norm = {};
   }
-  if (few_rows::takes(op) && op.product.empty()) return few_rows::multiply(stream, op);
+  if (few_rows::takes(stream, op) && op.product.empty()) return few_rows::multiply(stream, op);
   op.gated ? multiply_gated(stream, op) : multiply_rows(stream, op);
   if (!op.rope.x.empty()) run_on(stream, op.rope);
   if (!op.conv.x.empty()) run_on(stream, op.conv);
