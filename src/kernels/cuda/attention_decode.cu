@@ -57,12 +57,16 @@ struct Source {
         values(op.value_state, op.v, chunk, width),
         cols(static_cast<int>(op.k.cols)) {}
 
-  /// Asks for the chunk's rows of the rings, a thread for a row; all lie at multiples of 16 bytes.
+  /// Asks for the chunk's first rows of the rings, a thread for a row; all lie at multiples of 16
+  /// bytes. No more of them than the L2 cache holds of all blocks: what falls out again before it
+  /// is read comes from memory twice.
   __device__ void prefetch(const Cut& cut, const Chunk& chunk) const {
+    constexpr int kRows = 64;
     if (chunk.slot < 0) return;
     const auto bytes = static_cast<unsigned>(cut.together * width * sizeof(Bf16));
 #pragma unroll 1
-    for (int i = chunk.begin + static_cast<int>(threadIdx.x); i < chunk.end; i += kThreads) {
+    for (int i = chunk.begin + static_cast<int>(threadIdx.x);
+         i < min(chunk.end, chunk.begin + kRows); i += kThreads) {
       prefetch_run(keys.ring + Index{i} * cols, bytes);
       prefetch_run(values.ring + Index{i} * cols, bytes);
     }
