@@ -30,14 +30,18 @@ constexpr int kResidentWarps = 16;  // of a kernel, on a multiprocessor
 
 template <int warps>
 constexpr int kSlotBytes = warps * kSlots<warps> * kLeft * kStep * static_cast<int>(sizeof(Bf16));
-/// Of the sums of a tile. There are two in turn.
+/// Of the sums of a tile.
 template <int row_tiles, int warps>
 constexpr int kSumBytes = warps * 8 * row_tiles * kPitch * static_cast<int>(sizeof(float));
+/// Tiles whose sums there is room for: two in turn save a barrier.
+template <int row_tiles>
+constexpr int kSums = row_tiles <= 2 ? 2 : 1;
 
 template <int row_tiles, int warps, bool own>
 std::size_t shared_bytes(const op::Linear& op) {
   const int row = own ? static_cast<int>(op.w.cols) * static_cast<int>(sizeof(Bf16)) : 0;
-  return static_cast<std::size_t>(kSlotBytes<warps> + 2 * kSumBytes<row_tiles, warps> + row);
+  return static_cast<std::size_t>(kSlotBytes<warps> +
+                                  kSums<row_tiles> * kSumBytes<row_tiles, warps> + row);
 }
 
 /// How the L2 cache treats what is read once: it goes before all else.
@@ -229,7 +233,8 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
   }
   wait_for_previous();
 
-  auto* row = reinterpret_cast<Bf16*>(memory + kSlotBytes<warps> + 2 * kSumBytes<row_tiles, warps>);
+  auto* row = reinterpret_cast<Bf16*>(memory + kSlotBytes<warps> +
+                                      kSums<row_tiles> * kSumBytes<row_tiles, warps>);
   if constexpr (own) bring_row<warps>(op, row);
   const Bf16* input[row_tiles];
   bool used[row_tiles];
@@ -274,13 +279,14 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
     }
 
     auto* partial = reinterpret_cast<float*>(memory + kSlotBytes<warps> +
-                                             turn % 2 * kSumBytes<row_tiles, warps>);
+                                             turn % kSums<row_tiles> * kSumBytes<row_tiles, warps>);
 #pragma unroll
     for (int n = 0; n < row_tiles; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         partial[(warp * kRows + n * 8 + t * 2 + i % 2) * kPitch + group + i / 2 * 8] = sum[n][i];
-    // Who reads these sums arrives at the next barrier before anybody writes over them.
+    // Of two in turn, who reads the sums arrives at the next barrier before anybody writes over
+    // them.
     __syncthreads();
     const Left left(op, tile);
     // Warps finish tiles in turn, whole warps, for those of pairs meet.
@@ -325,6 +331,7 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
               from_float<Y>(TokenConvolution(op.conv, n0 + i / kLeft, column).run<Y>(op.conv, a));
       }
     }
+    if constexpr (kSums<row_tiles> == 1) __syncthreads();
   }
   copy_async_wait<0>();
 }

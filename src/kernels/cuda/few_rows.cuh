@@ -29,13 +29,13 @@ namespace {
 constexpr int kStep = 32;  ///< inputs that a warp multiplies at a time
 constexpr int kLeft = 16;  ///< rows of the tensor core's left factor, rows of the weight
 
-/// Few blocks of kLeft rows need more warps each to keep the memory busy, but none needs more than
-/// it has steps. The order of the sums depends on their number, so that must not depend on the rows
-/// that are multiplied.
+/// Where there are no more tiles of kLeft rows than multiprocessors (of an H100), each needs more
+/// warps to keep the memory busy, but none needs more than it has steps. The order of the sums
+/// depends on their number, so that must not depend on the rows that are multiplied.
 inline int warps_for(ConstView w) {
   const Index blocks = ceil_div(w.rows, Index{kLeft}), steps = ceil_div(w.cols, Index{kStep});
   if (steps <= 4) return 4;
-  return blocks <= 32 && steps > 8 ? 16 : 8;
+  return blocks <= 132 && steps > 8 ? 16 : 8;
 }
 
 /// sum += the products of a step: a lane's 8 inputs of rows l / 4 and l / 4 + 8 of the weight, and
