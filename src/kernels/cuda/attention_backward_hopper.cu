@@ -160,19 +160,6 @@ constexpr int kOwn = 64;  ///< keys of a warpgroup
 /// Of a thread: 168 for each of three warpgroups are there.
 constexpr int kOwnerRegisters = 240, kOrderRegisters = 24;
 
-/// A place in a ring and the parity of its phase.
-template <int count>
-struct Ring {
-  int at = 0;
-  int parity = 0;
-  __device__ void advance() {
-    if (++at == count) {
-      at = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 __device__ inline float power_of_two(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
