@@ -37,8 +37,8 @@ void run_all(std::vector<std::string> words) {
   std::fflush(stdout);
   std::vector<Row> all;
   for (const Family& family : kFamilies) {
-    const bool named = std::find(words.begin(), words.end(), family.name) != words.end();
-    if (!named && !words.empty()) continue;
+    if (!words.empty() && std::find(words.begin(), words.end(), family.name) == words.end())
+      continue;
     stream.pool()->clear();
     for (Row& row : family.rows(stream)) all.push_back(std::move(row));
   }

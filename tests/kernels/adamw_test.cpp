@@ -11,6 +11,8 @@
 namespace samba::test {
 namespace {
 
+constexpr double kRate = 0.02, kBeta1 = 0.9, kBeta2 = 0.95, kDecay = 0.1, kEps = 1e-8;
+
 class AdamW : public KernelTest {
  protected:
   View sums_of(const std::vector<double>& values) {
@@ -18,10 +20,20 @@ class AdamW : public KernelTest {
     sums.values = values;
     return upload(sums, DType::f64);
   }
+  static op::AdamW step_of(View w, View m, View v, ConstView gradient) {
+    return {.w = w,
+            .m = m,
+            .v = v,
+            .gradient = gradient,
+            .lr = kRate,
+            .beta1 = kBeta1,
+            .beta2 = kBeta2,
+            .eps = kEps,
+            .weight_decay = kDecay,
+            .step = 1};
+  }
 };
 SAMBA_KERNEL_TEST(AdamW);
-
-constexpr double kRate = 0.02, kBeta1 = 0.9, kBeta2 = 0.95, kDecay = 0.1;
 
 struct State {
   Host w, m, v;
@@ -40,7 +52,7 @@ void step_by_definition(State& s, const Host& gradient, double scale, double eps
 }
 
 TEST_P(AdamW, FollowsTheDefinitionOverSeveralSteps) {
-  constexpr double kEps = 1e-3;
+  constexpr double kLargeEps = 1e-3;
   constexpr int kSteps = 10;
   for (const Index count : {1, 37, 5000, 40001}) {
     State expected{random(1, count, exact(), 1), Host(1, count), Host(1, count)};
@@ -58,12 +70,12 @@ TEST_P(AdamW, FollowsTheDefinitionOverSeveralSteps) {
                               .lr = kRate,
                               .beta1 = kBeta1,
                               .beta2 = kBeta2,
-                              .eps = kEps,
+                              .eps = kLargeEps,
                               .weight_decay = kDecay,
                               .sums = sums_of({4, 7}),
                               .clip = 1,
                               .step = step});
-      step_by_definition(expected, gradient, 0.5, kEps, step);
+      step_by_definition(expected, gradient, 0.5, kLargeEps, step);
     }
     expect_close(host(m), expected.m, exact(), kSteps);
     expect_close(host(v), expected.v, exact(), kSteps);
@@ -80,16 +92,7 @@ TEST_P(AdamW, DecaysWeightsWithoutGradientByTheRateAlone) {
   const Host before = random(1, kCount, exact(), 1);
   const View w = upload(before, exact());
   const View m = zeros(1, kCount, exact()), v = zeros(1, kCount, exact());
-  run(stream(), op::AdamW{.w = w,
-                          .m = m,
-                          .v = v,
-                          .gradient = zeros(1, kCount, exact()),
-                          .lr = kRate,
-                          .beta1 = kBeta1,
-                          .beta2 = kBeta2,
-                          .eps = 1e-8,
-                          .weight_decay = kDecay,
-                          .step = 1});
+  run(stream(), step_of(w, m, v, zeros(1, kCount, exact())));
   Host expected = before;
   for (double& value : expected.values) value *= 1 - kRate * kDecay;
   expect_close(host(w), expected, exact(), 1);
@@ -103,16 +106,9 @@ TEST_P(AdamW, GivesTheSameBitsOnAnyNumberOfThreads) {
   const auto stepped = [&](Stream& on) {
     const View w = upload(start, exact());
     const View m = zeros(1, kCount, exact()), v = zeros(1, kCount, exact());
-    run(on, op::AdamW{.w = w,
-                      .m = m,
-                      .v = v,
-                      .gradient = gradient,
-                      .lr = kRate,
-                      .beta1 = kBeta1,
-                      .beta2 = kBeta2,
-                      .eps = 1e-8,
-                      .weight_decay = kDecay,
-                      .step = 3});
+    op::AdamW op = step_of(w, m, v, gradient);
+    op.step = 3;
+    run(on, op);
     return host(w);
   };
   expect_same(stepped(stream()), stepped(one));
@@ -124,18 +120,10 @@ TEST_P(AdamW, ScalesGradientsDownAndNeverUp) {
   const View w = zeros(1, kCount, exact()), v = zeros(1, kCount, exact());
   const auto first_moment = [&](double squares, double clip) {
     const View m = zeros(1, kCount, exact());
-    run(stream(), op::AdamW{.w = w,
-                            .m = m,
-                            .v = v,
-                            .gradient = upload(gradient, exact()),
-                            .lr = kRate,
-                            .beta1 = kBeta1,
-                            .beta2 = kBeta2,
-                            .eps = 1e-8,
-                            .weight_decay = kDecay,
-                            .sums = sums_of({squares}),
-                            .clip = clip,
-                            .step = 1});
+    op::AdamW op = step_of(w, m, v, upload(gradient, exact()));
+    op.sums = sums_of({squares});
+    op.clip = clip;
+    run(stream(), op);
     return host(m);
   };
   Host expected = gradient;
@@ -157,18 +145,10 @@ TEST_P(AdamW, TakesNoStepWhereASumIsNoNumber) {
                                           {1, -kInfinity},
                                           {1, 2, std::nan("")}}) {
     const View w = upload(start, exact()), m = upload(start, exact()), v = upload(start, exact());
-    run(stream(), op::AdamW{.w = w,
-                            .m = m,
-                            .v = v,
-                            .gradient = gradient,
-                            .lr = kRate,
-                            .beta1 = kBeta1,
-                            .beta2 = kBeta2,
-                            .eps = 1e-8,
-                            .weight_decay = kDecay,
-                            .sums = sums_of(sums),
-                            .clip = 1,
-                            .step = 1});
+    op::AdamW op = step_of(w, m, v, gradient);
+    op.sums = sums_of(sums);
+    op.clip = 1;
+    run(stream(), op);
     for (const View& view : {w, m, v}) expect_same(host(view), start);
   }
 }

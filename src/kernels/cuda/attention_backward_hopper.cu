@@ -160,25 +160,6 @@ constexpr int kOwn = 64;  ///< keys of a warpgroup
 /// Of a thread: 168 for each of three warpgroups are there.
 constexpr int kOwnerRegisters = 240, kOrderRegisters = 24;
 
-/// A place in a ring and the parity of its phase.
-template <int count>
-struct Ring {
-  int at = 0;
-  int parity = 0;
-  __device__ void advance() {
-    if (++at == count) {
-      at = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-__device__ inline float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 /// One arrival of a warp whose lanes are all done.
 __device__ inline void warp_arrive(std::uint64_t* barrier, int lane) {
   __syncwarp();
@@ -435,10 +416,10 @@ struct Owner {
 #pragma unroll
     for (int j = 0; j < kQueries<width> / 8; ++j) {
       const float2 lse = *reinterpret_cast<const float2*>(statistics.lse + 8 * j + lane % 4 * 2);
-      s[4 * j] = power_of_two(s[4 * j] * work.exponent_scale - lse.x);
-      s[4 * j + 1] = power_of_two(s[4 * j + 1] * work.exponent_scale - lse.y);
-      s[4 * j + 2] = power_of_two(s[4 * j + 2] * work.exponent_scale - lse.x);
-      s[4 * j + 3] = power_of_two(s[4 * j + 3] * work.exponent_scale - lse.y);
+      s[4 * j] = exp2_fast(s[4 * j] * work.exponent_scale - lse.x);
+      s[4 * j + 1] = exp2_fast(s[4 * j + 1] * work.exponent_scale - lse.y);
+      s[4 * j + 2] = exp2_fast(s[4 * j + 2] * work.exponent_scale - lse.x);
+      s[4 * j + 3] = exp2_fast(s[4 * j + 3] * work.exponent_scale - lse.y);
     }
   }
 

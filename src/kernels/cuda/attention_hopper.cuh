@@ -117,24 +117,6 @@ struct Shared {
   }
 };
 
-/// A place in a ring of stages and the parity of its barriers' phase.
-template <int stages>
-struct Turn {
-  int stage = 0;
-  int parity = 0;
-  __device__ void next() {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-  __device__ void advance(int count) {
-    stage += count;
-    parity ^= stage / stages % 2;
-    stage %= stages;
-  }
-};
-
 // ---- copying ---------------------------------------------------------------------------------
 
 template <class L>
@@ -249,27 +231,27 @@ struct Copier {
 
   __device__ void run(const Piece* pieces, int count, int* next) const {
     Barriers<L>& barriers = *shared.barriers;
-    Turn<L::query_stages> queries;
-    Turn<L::job_stages> jobs;
-    Turn<L::stages> keys, values;
+    Ring<L::query_stages> queries;
+    Ring<L::job_stages> jobs;
+    Ring<L::stages> keys, values;
     int number = static_cast<int>(blockIdx.x);
     while (true) {
-      const Job& job = shared.jobs[jobs.stage];
+      const Job& job = shared.jobs[jobs.at];
       if (thread == 0) {
         const Job found = find(pieces, count, number);
-        std::uint64_t* full = &barriers.queries_full[queries.stage];
-        barrier_wait(&barriers.queries_empty[queries.stage], queries.parity ^ 1);
-        shared.jobs[jobs.stage] = found;
+        std::uint64_t* full = &barriers.queries_full[queries.at];
+        barrier_wait(&barriers.queries_empty[queries.at], queries.parity ^ 1);
+        shared.jobs[jobs.at] = found;
         if (found.tokens > 0)
-          load(shared.queries + queries.stage * L::query_bytes, maps.queries, full, L::rows, 0,
+          load(shared.queries + queries.at * L::query_bytes, maps.queries, full, L::rows, 0,
                found.head, found.row);
         else
           barrier_arrive(full);
         number = static_cast<int>(gridDim.x) + atomicAdd(next, 1);
       }
       named_barrier_wait(kCopyBarrier, 128);
-      queries.next();
-      jobs.next();
+      queries.advance();
+      jobs.advance();
       if (job.tokens == 0) return;
       if (job.whole && thread != 0) {
         keys.advance(job.blocks);
@@ -280,17 +262,16 @@ struct Copier {
       const int value_col = (job.kv_head * maps.slices + job.slice) * L::width;
       for (int n = job.blocks; n >= 0; --n) {
         if (n > 0) {
-          load_block(shared.keys + keys.stage * L::block_bytes, &barriers.keys_full[keys.stage],
-                     &barriers.keys_empty[keys.stage], keys.parity, job, n - 1, op.k, op.key_state,
+          load_block(shared.keys + keys.at * L::block_bytes, &barriers.keys_full[keys.at],
+                     &barriers.keys_empty[keys.at], keys.parity, job, n - 1, op.k, op.key_state,
                      maps.keys, maps.key_ring, key_col);
-          keys.next();
+          keys.advance();
         }
         if (n < job.blocks) {
-          load_block(shared.values + values.stage * L::block_bytes,
-                     &barriers.values_full[values.stage], &barriers.values_empty[values.stage],
-                     values.parity, job, n, op.v, op.value_state, maps.values, maps.value_ring,
-                     value_col);
-          values.next();
+          load_block(shared.values + values.at * L::block_bytes, &barriers.values_full[values.at],
+                     &barriers.values_empty[values.at], values.parity, job, n, op.v, op.value_state,
+                     maps.values, maps.value_ring, value_col);
+          values.advance();
         }
       }
     }
@@ -317,9 +298,9 @@ struct Computer {
   float largest[2], total[2];  ///< of the raw scores; of the thread's own columns
   int first[2], last[2];       ///< keys that the rows see, from the job's base on
   int all_first, all_last;     ///< those that every row of the warp sees
-  Turn<L::query_stages> queries;
-  Turn<L::job_stages> jobs;
-  Turn<L::stages> keys, values;
+  Ring<L::query_stages> queries;
+  Ring<L::job_stages> jobs;
+  Ring<L::stages> keys, values;
 
   __device__ Computer(const op::Attention& op, const Maps& maps, const Shared<L>& shared, int group,
                       int thread)
@@ -340,8 +321,8 @@ struct Computer {
 
   __device__ void start_scores() {
     const std::uint64_t q =
-        describe_k_major(shared.queries + queries.stage * L::query_bytes + group * 64 * 128);
-    const std::uint64_t k = describe_k_major(shared.keys + keys.stage * L::block_bytes);
+        describe_k_major(shared.queries + queries.at * L::query_bytes + group * 64 * 128);
+    const std::uint64_t k = describe_k_major(shared.keys + keys.at * L::block_bytes);
     hold(scores);
     wgmma_fence();
 #pragma unroll
@@ -352,7 +333,7 @@ struct Computer {
   }
   __device__ void start_sums() {
     const std::uint64_t v =
-        describe_mn_major(shared.values + values.stage * L::block_bytes, L::keys * 128);
+        describe_mn_major(shared.values + values.at * L::block_bytes, L::keys * 128);
     hold(sums);
     wgmma_fence();
 #pragma unroll
@@ -434,7 +415,7 @@ struct Computer {
   /// Where unit `unit` of 16 bytes of a row of this warp's results stands, in the place of its
   /// queries.
   __device__ std::byte* unit_of(int row, int unit) const {
-    return shared.queries + queries.stage * L::query_bytes + unit / 8 * (L::rows * 128) +
+    return shared.queries + queries.at * L::query_bytes + unit / 8 * (L::rows * 128) +
            (group * 64 + thread / 32 * 16 + row) * 128 + (unit % 8 ^ row % 8) * 16;
   }
 
@@ -500,58 +481,58 @@ struct Computer {
 #pragma unroll
     for (int i = 0; i < L::width / 2; ++i) sums[i] = 0;
 
-    barrier_wait(&barriers.keys_full[keys.stage], keys.parity);
+    barrier_wait(&barriers.keys_full[keys.at], keys.parity);
     wait_turn();
     start_scores();
     pass_turn();
     wgmma_wait<0>();
     hold(scores);
-    release(barriers.keys_empty[keys.stage]);
-    keys.next();
+    release(barriers.keys_empty[keys.at]);
+    keys.advance();
     mask(blocks - 1);
     weigh(factor);
     round_weights();
-    if (blocks > 1) barrier_wait(&barriers.keys_full[keys.stage], keys.parity);
+    if (blocks > 1) barrier_wait(&barriers.keys_full[keys.at], keys.parity);
     for (int n = blocks - 2; n >= 0; --n) {
       wait_turn();
       start_scores();
-      barrier_wait(&barriers.values_full[values.stage], values.parity);
+      barrier_wait(&barriers.values_full[values.at], values.parity);
       start_sums();
       pass_turn();
       wgmma_wait<1>();
       hold(scores);
-      release(barriers.keys_empty[keys.stage]);
-      keys.next();
+      release(barriers.keys_empty[keys.at]);
+      keys.advance();
       mask(n);
       weigh(factor);
       // The exponentials are to run during the products. The compiler sees nothing that would keep
       // it from waiting first, but does not move code across this loop.
       hold(scores);
-      if (n > 0) barrier_wait(&barriers.keys_full[keys.stage], keys.parity);
+      if (n > 0) barrier_wait(&barriers.keys_full[keys.at], keys.parity);
       wgmma_wait<0>();
       hold(sums);
-      release(barriers.values_empty[values.stage]);
-      values.next();
+      release(barriers.values_empty[values.at]);
+      values.advance();
       if (__any_sync(0xffffffffu, factor[0] != 1 || factor[1] != 1)) scale_sums(factor);
       round_weights();
     }
-    barrier_wait(&barriers.values_full[values.stage], values.parity);
+    barrier_wait(&barriers.values_full[values.at], values.parity);
     start_sums();
     wgmma_wait<0>();
     hold(sums);
-    release(barriers.values_empty[values.stage]);
-    values.next();
+    release(barriers.values_empty[values.at]);
+    values.advance();
     write(job);
-    release(barriers.queries_empty[queries.stage]);
-    queries.next();
+    release(barriers.queries_empty[queries.at]);
+    queries.advance();
   }
 
   __device__ void run() {
     if (group == L::consumers - 1) pass_turn();
     while (true) {
-      barrier_wait(&shared.barriers->queries_full[queries.stage], queries.parity);
-      const Job& job = shared.jobs[jobs.stage];
-      jobs.next();
+      barrier_wait(&shared.barriers->queries_full[queries.at], queries.parity);
+      const Job& job = shared.jobs[jobs.at];
+      jobs.advance();
       if (__shfl_sync(0xffffffffu, job.tokens, 0) == 0) break;
       attend(job);
     }

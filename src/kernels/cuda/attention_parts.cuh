@@ -4,6 +4,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/math.cuh"
 
 // What the kernels of attention share: which keys a query sees, and who does what.
 //
@@ -18,13 +19,6 @@ constexpr float kNothing = -1e30f;
 /// Below it scaled scores of keys that are seen and of others are no longer far apart; kernels that
 /// tell them apart by the score alone are left out.
 constexpr double kLeastScale = 1e-6;
-
-/// 2^x to 22 bits; tiny results become 0.
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// Position of the first key that the query at `position` sees.
 __host__ __device__ inline Index first_key(const op::Attention& op, Index position) {

@@ -85,19 +85,6 @@ using namespace hopper;
 /// Of a thread: 168 for each of three warpgroups are there.
 constexpr int kOwnerRegisters = 232, kCopyRegisters = 40;
 
-/// A place in a ring and the parity of its phase.
-template <int count>
-struct Ring {
-  int at = 0;
-  int parity = 0;
-  __device__ void advance() {
-    if (++at == count) {
-      at = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 /// A tile, or a part of it.
 struct Unit {
   int row, col;    ///< of the tile among tiles

@@ -119,6 +119,24 @@ __device__ inline void barrier_wait(std::uint64_t* barrier, int parity) {
   }
 }
 
+/// A place in a ring of `count` stages and the parity of its barriers' phase.
+template <int count>
+struct Ring {
+  int at = 0;
+  int parity = 0;
+  __device__ void advance() {
+    if (++at == count) {
+      at = 0;
+      parity ^= 1;
+    }
+  }
+  __device__ void advance(int stages) {
+    at += stages;
+    parity ^= at / count % 2;
+    at %= count;
+  }
+};
+
 /// Waits for `threads` threads (a multiple of 32) at the hardware barrier `id`, 1 .. 15; 0 is
 /// __syncthreads().
 __device__ inline void named_barrier_wait(int id, int threads) {

@@ -9,6 +9,13 @@
 
 namespace samba {
 
+/// 2^x, the special-function unit's own: 2 units in the last place, and 0 below 2^-126.
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 template <class T>
 __device__ inline float exponential(float x) {
   if constexpr (std::is_same_v<T, Bf16>) return __expf(x);

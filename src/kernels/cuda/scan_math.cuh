@@ -1,17 +1,12 @@
 #pragma once
 
+#include "kernels/cuda/math.cuh"
+
 // Elementary functions where the special-function unit or the number of instructions is the limit.
 // Data of f32 take the library's, those of bf16 what the unit gives: its error, some units of f32,
 // is far below a rounding.
 
 namespace samba {
-
-/// 2^x, the unit's own: 2 units in the last place, and 0 below 2^-126.
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// 2^x for x <= 0. Where a state lives through many tokens the errors of its decays add up, so that
 /// for data of f32 they are kept to 0.6 units in the last place, without a bias: 2^x = 2^n 2^r with
