@@ -9,12 +9,14 @@
 #include "kernels/cuda/vector.cuh"
 
 // Gated products of bf16 matrices on Hopper, sums in f32: what op::SwiGlu makes of two products,
-// and backward what op::SwiGluBackward makes of one, in registers.
+// and backward what op::SwiGluBackward makes of one, without a way through memory.
 //
 // A block makes tiles of 128 x 256, 64 of the depth at a time: one thread copies blocks of both
 // factors into a ring of stages, two warpgroups own 64 rows each and multiply. The blocks of a
 // cluster make tiles one below the other; each copies its share of the right factor to all of them.
-// Finished rows leave through shared memory, in panels of 128 bytes, while the next tile is begun.
+// An owner rounds the sums of its rows into shared memory and begins the next tile at once. Other
+// warps make of them, meanwhile, what is asked for: their reads and writes of global memory lie in
+// the shadow of the multiplication.
 //
 // There are as many blocks as multiprocessors, all at the same time, and each makes one tile after
 // the other. Where the tiles do not come out even, those of the last round are cut into parts along
@@ -25,25 +27,22 @@ namespace {
 
 constexpr int kCluster = 2;
 constexpr int kOwnRows = 64;    ///< of a tile that a warpgroup owns
-constexpr int kOwners = 2;      ///< warpgroups
+constexpr int kOwners = 2;      ///< warpgroups that multiply
 constexpr int kTileRows = 128;  ///< of a block
 constexpr int kTileColumns = 256;
 constexpr int kDepth = 64;  ///< at a time
-constexpr int kThreads = 384;
+constexpr int kStages = 3;
+constexpr int kThreads = (kOwners + 1) * 128;  ///< the last warpgroup: a warp copies, others finish
+constexpr int kFinishers = 3;                  ///< warps
 constexpr int kLeft = kTileRows * kDepth * 2;  ///< bytes of a stage
 constexpr int kRight = kTileColumns * kDepth * 2;
-constexpr int kPanel = kOwnRows * 128;          ///< bytes of 64 rows of 64 bf16 or 32 floats
+constexpr int kRounded = kOwnRows * kTileColumns * 2;  ///< bytes of an owner's sums as bf16
 constexpr int kPart = kOwnRows * kTileColumns;  ///< floats that a warpgroup leaves in scratch
 
 /// How many columns of a tile lie side by side in the result: forward those of gates and of ups
 /// that belong to them are made together.
 template <bool backward>
 constexpr int kColumns = backward ? kTileColumns : kTileColumns / 2;
-/// Of a warpgroup, on their way out. Backward gates and ups also come in, two pairs at a time.
-template <bool backward>
-constexpr int kPanels = backward ? 5 : 2;
-template <bool backward>
-constexpr int kStages = backward ? 3 : 4;
 
 /// Tiles of one product, of a whole cluster each, and how they are cut.
 struct Tiles {
@@ -60,22 +59,21 @@ struct Tiles {
 
 struct Job {
   CUtensorMap a;
-  CUtensorMap b[2];  ///< of the left and the right half of a tile's columns
-  CUtensorMap c[3];  ///< gate, up and hidden
+  CUtensorMap b[2];              ///< of the left and the right half of a tile's columns
+  CUtensorMap gate_map, up_map;  ///< backward
+  View gate, up;  ///< forward they may be left out, backward they become their gradients
+  View hidden;
   Tiles tiles;
-  int columns;   ///< of gates
-  bool keep;     ///< forward: gate and up are wanted too
   float* parts;  ///< [parts - 1, cut tiles, kCluster, owners] of kPart sums
   int* done;     ///< [parts - 1, cut tiles, kCluster, owners]: whether they are there
 };
 
-template <bool backward>
 struct Shared {
-  unsigned char left[kStages<backward>][kLeft];
-  unsigned char right[kStages<backward>][kRight];
-  unsigned char panels[kOwners][kPanels<backward>][kPanel];
-  std::uint64_t full[kStages<backward>], empty[kStages<backward>];
-  std::uint64_t pair_full[kOwners][2];
+  unsigned char left[kStages][kLeft];
+  unsigned char right[kStages][kRight];
+  unsigned char rounded[kOwners][kRounded];  ///< sums on their way to who finishes them
+  std::uint64_t full[kStages], empty[kStages];
+  std::uint64_t ready[kOwners], taken[kOwners];  ///< rounded sums
 };
 
 #if SAMBA_SM90A
@@ -83,7 +81,7 @@ struct Shared {
 using namespace hopper;
 
 /// Of a thread: 168 for each of three warpgroups are there.
-constexpr int kOwnerRegisters = 232, kCopyRegisters = 40;
+constexpr int kOwnerRegisters = 200, kOtherRegisters = 104;
 
 /// A tile, or a part of it.
 struct Unit {
@@ -128,20 +126,44 @@ __device__ inline int rank() {
   return static_cast<int>(blockIdx.x % kCluster);
 }
 
+/// The first row of this block's tile.
+__device__ inline int row_of(const Unit& unit) {
+  return (unit.row * kCluster + rank()) * kTileRows;
+}
+
+/// A thread's number in its warpgroup, and in its warp.
+__device__ inline int thread() {
+  return static_cast<int>(threadIdx.x) % 128;
+}
+__device__ inline int lane() {
+  return static_cast<int>(threadIdx.x) % 32;
+}
+
+/// 8 columns of bf16, two in a word.
+struct alignas(16) Piece {
+  std::uint32_t pairs[4];
+};
+
+/// Where columns 8 i .. 8 i + 7 of a row of an owner's rounded sums lie: so that neither eight
+/// pieces of a row nor the same piece of eight rows meet in a bank.
+__device__ inline Piece* piece_of(unsigned char* rounded, int row, int i) {
+  return reinterpret_cast<Piece*>(rounded + row * kTileColumns * 2) + (i ^ row % 8);
+}
+
 // ---- the thread that copies ------------------------------------------------------------------
 
 template <bool backward>
-__device__ inline void copy_factors(Shared<backward>& shared, const Job& job) {
+__device__ inline void copy_factors(Shared& shared, const Job& job) {
   constexpr int kBoxes = kTileColumns / 2 / 64;  // of a half of the right factor, where across
-  Ring<kStages<backward>> ring;
+  Ring<kStages> ring;
   each_unit(job.tiles, [&](const Unit& unit) {
-    const int row = (unit.row * kCluster + rank()) * kTileRows;
+    const int row = row_of(unit);
     const int col = unit.col * kColumns<backward>;
-    if constexpr (backward)
-      if (unit.part == job.tiles.parts - 1)
-        for (int c = col; c < col + kTileColumns && c < job.columns; c += 64)
-          for (int i = 0; i < 2 * kOwners; ++i)
-            tensor_prefetch(job.c[i % 2], c, row + i / 2 * kOwnRows);
+    if (backward && unit.part == job.tiles.parts - 1)
+      for (int c = col; c < col + kTileColumns && c < job.hidden.cols; c += 64) {
+        tensor_prefetch(job.gate_map, c, row);
+        tensor_prefetch(job.up_map, c, row);
+      }
     for (int step = unit.begin; step < unit.end; ++step) {
       const int depth = step * kDepth;
       barrier_wait(&shared.empty[ring.at], ring.parity ^ 1);
@@ -178,38 +200,14 @@ __device__ inline void store_release(int* to, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 
-__device__ inline float low_of(std::uint32_t pair) {
-  return __uint_as_float(pair << 16);
-}
-__device__ inline float high_of(std::uint32_t pair) {
-  return __uint_as_float(pair & 0xffff0000u);
-}
-
-/// What op::SwiGlu makes of two pairs.
-__device__ inline std::uint32_t hidden_of(std::uint32_t gate, std::uint32_t up) {
-  return pack_bf16(low_of(up) * silu<Bf16>(low_of(gate)), high_of(up) * silu<Bf16>(high_of(gate)));
-}
-
-/// What op::SwiGluBackward makes of one element.
-struct Slopes {
-  float gate, up, hidden;
-};
-__device__ inline Slopes slopes_of(float gate, float up, float dy) {
-  const float s = sigmoid<Bf16>(gate), silu = gate * s;
-  return {dy * up * silu_slope(gate, s), dy * silu, silu * up};
-}
-
 template <bool backward>
 struct Owner {
-  Shared<backward>& shared;
+  Shared& shared;
   const Job& job;
   int index;  ///< of the warpgroup
-  Ring<kStages<backward>> ring;
-  int panel = 0;  ///< the next to go out
-  int pair_parity = 0;
+  Ring<kStages> ring;
+  int parity = 1;  ///< of the end of the phase in which the rounded sums before were taken
 
-  __device__ static int thread() { return static_cast<int>(threadIdx.x) % 128; }
-  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ static bool leads() { return thread() == 0; }
   __device__ void meet() const { named_barrier_wait(1 + index, 128); }
 
@@ -219,7 +217,7 @@ struct Owner {
     if (lane() < kCluster) barrier_arrive_at(&shared.empty[stage], lane());
   }
 
-  __device__ void multiply(float (&d)[kTileColumns / 2], const Unit& unit, int row, int col) {
+  __device__ void multiply(float (&d)[kTileColumns / 2], const Unit& unit) {
     constexpr int kBlock = 64 * kDepth * 2;
     const std::uint64_t left = describe_k_major(shared.left[0] + index * kBlock);
     const std::uint64_t right =
@@ -241,12 +239,6 @@ struct Owner {
       if (step > unit.begin) release(before);
       before = stage;
       ring.advance();
-      if constexpr (backward)
-        if (step == (unit.begin + unit.end) / 2 && unit.part == job.tiles.parts - 1 && leads()) {
-          stores_wait_read<0>();
-          load_pair(0, row, col);
-          load_pair(1, row, col + 64);
-        }
     }
     wgmma_wait<0>();
     hold(d);
@@ -285,130 +277,166 @@ struct Owner {
     }
   }
 
-  // -- panels --
-  // A panel is [64, 128 bytes]: the 16-byte unit u of row r lies at u ^ (r % 8), as tensor maps
-  // want it. Warp w has rows 16 w and following.
-
-  /// Where this lane's row of four 8 x 8 blocks of bf16 lies, columns 16 i .. 16 i + 15.
-  __device__ unsigned char* blocks_of(unsigned char* panel, int i) const {
+  /// Leaves the sums, rounded, to the warps that finish them. Warp w has rows 16 w and
+  /// following.
+  __device__ void hand_over(const float (&d)[kTileColumns / 2]) {
+    barrier_wait(&shared.taken[index], parity);
+    parity ^= 1;
     const int row = thread() / 32 * 16 + lane() % 16;
-    return panel + row * 128 + ((2 * i + lane() / 16) ^ (row % 8)) * 16;
-  }
-  /// Waits until the next panel is free.
-  __device__ unsigned char* take_panel() {
-    if (leads()) stores_wait_read<kPanels<backward> - 1>();
-    meet();
-    unsigned char* taken = shared.panels[index][panel];
-    panel = panel + 1 == kPanels<backward> ? 0 : panel + 1;
-    return taken;
-  }
-  /// Sends 64 columns of bf16, in the order of accumulators.
-  __device__ void send(const std::uint32_t (&words)[16], const CUtensorMap& map, int row, int col) {
-    unsigned char* to = take_panel();
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      store_blocks(blocks_of(to, i),
-                   {words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]});
-    fence_async_shared();
-    meet();
-    if (!leads()) return;
-    tensor_store(map, to, col, row);
-    stores_commit();
-  }
-
-  /// The left half of the tile's columns are gates, the right half the ups that belong to them.
-  __device__ void finish_forward(const float (&d)[kTileColumns / 2], int row, int col) {
-#pragma unroll
-    for (int p = 0; p < kTileColumns / 128; ++p) {
-      std::uint32_t gate[16], up[16];
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const int k = 32 * p + 2 * i;
-        gate[i] = pack_bf16(d[k], d[k + 1]);
-        up[i] = pack_bf16(d[k + kTileColumns / 4], d[k + kTileColumns / 4 + 1]);
-      }
-      if (job.keep) {
-        send(gate, job.c[0], row, col + 64 * p);
-        send(up, job.c[1], row, col + 64 * p);
-      }
-#pragma unroll
-      for (int i = 0; i < 16; ++i) gate[i] = hidden_of(gate[i], up[i]);
-      send(gate, job.c[2], row, col + 64 * p);
-    }
-  }
-
-  /// Brings a panel of gates and one of ups. By the leader.
-  __device__ void load_pair(int which, int row, int col) const {
-    std::uint64_t* full = &shared.pair_full[index][which];
-    barrier_expect(full, 2 * kPanel);
-    for (int i = 0; i < 2; ++i)
-      tensor_load(shared.panels[index][2 * which + i], job.c[i], full, col, row);
-  }
-
-  /// Gates and ups come in pairs of panels and go out, as their gradients, from the same.
-  __device__ void finish_backward(const float (&d)[kTileColumns / 2], int row, int col) {
-    constexpr int kCount = kTileColumns / 64;
-    unsigned char* hidden_panel = shared.panels[index][4];
-#pragma unroll
-    for (int p = 0; p < kCount; ++p) {
-      unsigned char* gates = shared.panels[index][2 * (p % 2)];
-      unsigned char* ups = gates + kPanel;
-      barrier_wait(&shared.pair_full[index][p % 2], pair_parity);
-      if (p % 2 == 1) pair_parity ^= 1;
-      std::uint32_t hidden[16];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        std::uint32_t gate[4], up[4];
-        load_blocks(gate, blocks_of(gates, i));
-        load_blocks(up, blocks_of(ups, i));
-#pragma unroll
-        for (int b = 0; b < 4; ++b) {
-          const int k = 32 * p + 8 * i + 2 * b;
-          const std::uint32_t dy = pack_bf16(d[k], d[k + 1]);
-          const Slopes low = slopes_of(low_of(gate[b]), low_of(up[b]), low_of(dy));
-          const Slopes high = slopes_of(high_of(gate[b]), high_of(up[b]), high_of(dy));
-          gate[b] = pack_bf16(low.gate, high.gate);
-          up[b] = pack_bf16(low.up, high.up);
-          hidden[4 * i + b] = pack_bf16(low.hidden, high.hidden);
-        }
-        store_blocks(blocks_of(gates, i), gate);
-        store_blocks(blocks_of(ups, i), up);
-      }
-      if (leads()) {
-        stores_wait_read<0>();
-        // The panels before these have gone out.
-        if (p > 0 && p + 1 < kCount) load_pair((p + 1) % 2, row, col + 64 * (p + 1));
-      }
-      meet();
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        store_blocks(blocks_of(hidden_panel, i),
-                     {hidden[4 * i], hidden[4 * i + 1], hidden[4 * i + 2], hidden[4 * i + 3]});
-      fence_async_shared();
-      meet();
-      if (leads()) {
-        tensor_store(job.c[0], gates, col + 64 * p, row);
-        tensor_store(job.c[1], ups, col + 64 * p, row);
-        tensor_store(job.c[2], hidden_panel, col + 64 * p, row);
-        stores_commit();
-      }
-    }
+    for (int i = 0; i < kTileColumns / 16; ++i)
+      store_blocks(piece_of(shared.rounded[index], row, 2 * i + lane() / 16),
+                   {pack_bf16(d[8 * i], d[8 * i + 1]), pack_bf16(d[8 * i + 2], d[8 * i + 3]),
+                    pack_bf16(d[8 * i + 4], d[8 * i + 5]), pack_bf16(d[8 * i + 6], d[8 * i + 7])});
+    __syncwarp();
+    if (lane() == 0) barrier_arrive(&shared.ready[index]);
   }
 
   __device__ void work() {
     each_unit(job.tiles, [&](const Unit& unit) {
       float d[kTileColumns / 2];
-      const int row = (unit.row * kCluster + rank()) * kTileRows + index * kOwnRows;
-      const int col = unit.col * kColumns<backward>;
-      multiply(d, unit, row, col);
+      multiply(d, unit);
       if (unit.part < job.tiles.parts - 1) return leave(d, unit);
       if (unit.part > 0 && unit.begin > 0) gather(d, unit);
-      if constexpr (backward)
-        finish_backward(d, row, col);
-      else
-        finish_forward(d, row, col);
+      hand_over(d);
     });
-    if (leads()) stores_wait();
+  }
+};
+
+// ---- the warps that finish -------------------------------------------------------------------
+
+__device__ inline float low_of(std::uint32_t pair) {
+  return __uint_as_float(pair << 16);
+}
+__device__ inline float high_of(std::uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
+
+/// What op::SwiGlu makes of two pairs.
+__device__ inline std::uint32_t hidden_of(std::uint32_t gate, std::uint32_t up) {
+  return pack_bf16(low_of(up) * silu<Bf16>(low_of(gate)), high_of(up) * silu<Bf16>(high_of(gate)));
+}
+
+/// What op::SwiGluBackward makes of one element.
+struct Slopes {
+  float gate, up, hidden;
+};
+__device__ inline Slopes slopes_of(float gate, float up, float dy) {
+  const float s = sigmoid<Bf16>(gate), silu = gate * s;
+  return {dy * up * silu_slope(gate, s), dy * silu, silu * up};
+}
+
+template <bool backward>
+struct Finisher {
+  static constexpr int kAcross = kColumns<backward> / 8;   ///< threads that share a row
+  static constexpr int kDown = kFinishers * 32 / kAcross;  ///< rows at a time
+  static constexpr int kAhead = backward ? 4 : 2;          ///< of a thread's rows, in registers
+
+  Shared& shared;
+  const Job& job;
+  int number;      ///< among those that finish
+  int parity = 0;  ///< of the end of the phase in which rounded sums get ready
+
+  /// 8 columns of a tile, of which a thread has every kDown-th row.
+  struct Strip {
+    int row, end;  ///< of the result; the end of its rows
+    int col;
+
+    __device__ bool has(int i) const { return i < end - row; }
+    __device__ Piece& of(const View& view, int i) const {
+      return *reinterpret_cast<Piece*>(view.row<Bf16>(row + i) + col);
+    }
+  };
+
+  /// Calls f(row, its place among kAhead) for a thread's rows of the tile, when they are ready.
+  template <class F>
+  __device__ void each_row(const F& f) {
+    int owner = 0;
+    barrier_wait(&shared.ready[owner], parity);
+#pragma unroll 1
+    for (int first = number / kAcross; first < kTileRows; first += kAhead * kDown)
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const int row = first + i * kDown;
+        // The rows of a warp have one owner.
+        if (row >= kTileRows) break;
+        if (row >= (owner + 1) * kOwnRows) {
+          give_back(owner);
+          barrier_wait(&shared.ready[++owner], parity);
+        }
+        f(row, i);
+      }
+    give_back(owner);
+    parity ^= 1;
+  }
+  __device__ void give_back(int owner) {
+    __syncwarp();
+    if (lane() == 0) barrier_arrive(&shared.taken[owner]);
+  }
+  /// A piece of the thread's own columns, or of those behind them by `further`.
+  __device__ Piece rounded(int row, int further = 0) const {
+    return *piece_of(shared.rounded[row / kOwnRows], row % kOwnRows,
+                     (number % kAcross * 8 + further) / 8);
+  }
+
+  /// The left half of the tile's columns are gates, the right half the ups that belong to them.
+  __device__ void finish_forward(const Strip& strip) {
+    const bool keep = !job.gate.empty();
+    each_row([&](int row, int) {
+      const Piece gate = rounded(row), up = rounded(row, kTileColumns / 2);
+      Piece hidden;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) hidden.pairs[k] = hidden_of(gate.pairs[k], up.pairs[k]);
+      if (!strip.has(row)) return;
+      if (keep) {
+        strip.of(job.gate, row) = gate;
+        strip.of(job.up, row) = up;
+      }
+      strip.of(job.hidden, row) = hidden;
+    });
+  }
+
+  /// Gates and ups are read long before they are needed, and by the thread that overwrites them.
+  __device__ void finish_backward(const Strip& strip) {
+    Piece gates[kAhead]{}, ups[kAhead]{};
+    const auto fetch = [&](int row, int i) {
+      if (!strip.has(row)) return;
+      gates[i] = strip.of(job.gate, row);
+      ups[i] = strip.of(job.up, row);
+    };
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) fetch(number / kAcross + i * kDown, i);
+    each_row([&](int row, int i) {
+      const Piece dy = rounded(row);
+      Piece gate = gates[i], up = ups[i], hidden;
+      fetch(row + kAhead * kDown, i);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const std::uint32_t g = gate.pairs[k], u = up.pairs[k], slope = dy.pairs[k];
+        const Slopes low = slopes_of(low_of(g), low_of(u), low_of(slope));
+        const Slopes high = slopes_of(high_of(g), high_of(u), high_of(slope));
+        gate.pairs[k] = pack_bf16(low.gate, high.gate);
+        up.pairs[k] = pack_bf16(low.up, high.up);
+        hidden.pairs[k] = pack_bf16(low.hidden, high.hidden);
+      }
+      if (!strip.has(row)) return;
+      strip.of(job.gate, row) = gate;
+      strip.of(job.up, row) = up;
+      strip.of(job.hidden, row) = hidden;
+    });
+  }
+
+  __device__ void work() {
+    const int rows = static_cast<int>(job.hidden.rows), cols = static_cast<int>(job.hidden.cols);
+    each_unit(job.tiles, [&](const Unit& unit) {
+      if (unit.part < job.tiles.parts - 1) return;
+      const int row = row_of(unit), col = unit.col * kColumns<backward> + number % kAcross * 8;
+      const Strip strip{row, col < cols ? min(row + kTileRows, rows) : row, col};
+      if constexpr (backward)
+        finish_backward(strip);
+      else
+        finish_forward(strip);
+    });
   }
 };
 
@@ -419,16 +447,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     make_tiles([[maybe_unused]] const __grid_constant__ Job job) {
 #if SAMBA_SM90A
   extern __shared__ __align__(1024) unsigned char memory[];
-  auto& shared = *reinterpret_cast<Shared<backward>*>(memory);
+  auto& shared = *reinterpret_cast<Shared*>(memory);
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   if (threadIdx.x == 0) {
     constexpr int kReaders = kOwners * 4 * kCluster;  // warps
-    for (int i = 0; i < kStages<backward>; ++i) {
+    for (int i = 0; i < kStages; ++i) {
       barrier_init(&shared.full[i], 1);
       barrier_init(&shared.empty[i], kReaders);
     }
-    for (auto& pairs : shared.pair_full)
-      for (std::uint64_t& pair : pairs) barrier_init(&pair, 1);
+    for (int i = 0; i < kOwners; ++i) {
+      barrier_init(&shared.ready[i], 4);  // warps of the owner
+      barrier_init(&shared.taken[i], kFinishers);
+    }
     barrier_init_done();
   }
   __syncthreads();
@@ -437,13 +467,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warp < kOwners * 4) {
     take_registers<kOwnerRegisters>();
     Owner<backward>{shared, job, warp / 4, {}}.work();
-    cluster_wait();
   } else {
-    give_registers<kCopyRegisters>();
-    if (warp == kOwners * 4 && threadIdx.x % 32 == 0) copy_factors<backward>(shared, job);
+    give_registers<kOtherRegisters>();
+    constexpr int kCopier = kOwners * 4;
+    if (warp > kCopier)
+      Finisher<backward>{shared, job, static_cast<int>(threadIdx.x) - (kCopier + 1) * 32}.work();
+    else if (lane() == 0)
+      copy_factors<backward>(shared, job);
     __syncwarp();
-    cluster_wait();
   }
+  cluster_wait();
 #endif
 }
 
@@ -490,7 +523,7 @@ void run_job(CudaStream& stream, Job& job) {
     job.done = done.row<std::int32_t>(0);
     clear(stream, done);
   }
-  constexpr std::size_t kShared = sizeof(Shared<backward>);
+  constexpr std::size_t kShared = sizeof(Shared);
   static_assert(kShared <= 227 << 10);
   const auto blocks = static_cast<unsigned>(
       std::min(stream.multiprocessors() / kCluster, tiles.units()) * kCluster);
@@ -510,15 +543,11 @@ bool can_map(const Views&... views) {
   return (hopper::can_map(views) && ...);
 }
 
-bool can_map_halves(ConstView product) {
+/// Sets the gates and the ups of a job.
+void take_halves(Job& job, View product) {
   const Index width = product.cols / 2;
-  return can_map(product.columns(0, width), product.columns(width, width));
-}
-
-void map_halves(Job& job, View product) {
-  const Index width = product.cols / 2;
-  for (int i = 0; i < 2; ++i)
-    job.c[i] = hopper::tensor_map(product.columns(i * width, width), 64, kOwnRows);
+  job.gate = product.columns(0, width);
+  job.up = product.columns(width, width);
 }
 
 }  // namespace
@@ -528,18 +557,14 @@ bool multiply(CudaStream& stream, const op::Linear& op) {
   if (!stream.hopper() || op.y.rows <= kNarrow || width < kNarrow / 2) return false;
   if (!op.bias.empty()) return false;
   const ConstView gates = op.w.block(0, width), ups = op.w.block(width, width);
-  if (!can_map(op.x, gates, ups, op.y)) return false;
+  if (!can_map(op.x, gates, ups)) return false;
   Job job{};
-  job.keep = !op.product.empty();
-  if (job.keep) {
-    if (!can_map_halves(op.product)) return false;
-    map_halves(job, op.product);
-  }
+  job.hidden = op.y;
+  if (!op.product.empty()) take_halves(job, op.product);
+  if (!aligned(8, job.gate, job.up, job.hidden)) return false;
   job.a = hopper::tensor_map(op.x, kDepth, kTileRows);
   job.b[0] = hopper::tensor_map(gates, 64, kTileColumns / 2);
   job.b[1] = hopper::tensor_map(ups, 64, kTileColumns / 2);
-  job.c[2] = hopper::tensor_map(op.y, 64, kOwnRows);
-  job.columns = static_cast<int>(width);
   job.tiles = tiles_of<false>(stream, op.y.rows, width, op.x.cols);
   run_job<false>(stream, job);
   return true;
@@ -548,13 +573,15 @@ bool multiply(CudaStream& stream, const op::Linear& op) {
 bool multiply(CudaStream& stream, const op::LinearBackward& op) {
   const Index width = op.w.cols;
   if (!stream.hopper() || op.dy.rows <= kNarrow || width <= kNarrow) return false;
-  if (!can_map(op.dy, op.w, op.again) || !can_map_halves(op.product)) return false;
   Job job{};
+  job.hidden = op.again;
+  take_halves(job, op.product);
+  if (!aligned(8, job.gate, job.up, job.hidden)) return false;
+  if (!can_map(op.dy, op.w, job.gate, job.up)) return false;
   job.a = hopper::tensor_map(op.dy, kDepth, kTileRows);
   job.b[0] = job.b[1] = hopper::tensor_map(op.w, 64, kDepth);
-  map_halves(job, op.product);
-  job.c[2] = hopper::tensor_map(op.again, 64, kOwnRows);
-  job.columns = static_cast<int>(width);
+  job.gate_map = hopper::tensor_map(job.gate, 64, kTileRows);
+  job.up_map = hopper::tensor_map(job.up, 64, kTileRows);
   job.tiles = tiles_of<true>(stream, op.dy.rows, width, op.dy.cols);
   run_job<true>(stream, job);
   return true;

@@ -194,28 +194,6 @@ __device__ inline void tensor_prefetch(const CUtensorMap& map, int col, int row)
                "r"(col), "r"(row), "r"(0)
                : "memory");
 }
-/// Copies a tile from shared memory, swizzled as tensor_load leaves it; what is beyond the edges is
-/// left out. After fence_async_shared() and a barrier.
-__device__ inline void tensor_store(const CUtensorMap& map, const void* from, int col, int row) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
-          reinterpret_cast<std::uint64_t>(&map)),
-      "r"(shared_address(from)), "r"(col), "r"(row), "r"(0)
-      : "memory");
-}
-/// Makes a group of this thread's stores since the last one.
-__device__ inline void stores_commit() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-/// Waits until at most `pending` groups still read shared memory.
-template <int pending>
-__device__ inline void stores_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
-}
-/// Waits until all groups have been written.
-__device__ inline void stores_wait() {
-  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-}
 
 // ---- clusters --------------------------------------------------------------------------------
 
