@@ -32,8 +32,8 @@ constexpr int kTileRows = 128;  ///< of a block
 constexpr int kTileColumns = 256;
 constexpr int kDepth = 64;  ///< at a time
 constexpr int kStages = 3;
-constexpr int kThreads = (kOwners + 1) * 128;  ///< the last warpgroup: a warp copies, others finish
-constexpr int kFinishers = 3;                  ///< warps
+/// Owners, and a warpgroup of which one warp copies and the others finish.
+constexpr int kThreads = (kOwners + 1) * 128;
 constexpr int kLeft = kTileRows * kDepth * 2;  ///< bytes of a stage
 constexpr int kRight = kTileColumns * kDepth * 2;
 constexpr int kRounded = kOwnRows * kTileColumns * 2;  ///< bytes of an owner's sums as bf16
@@ -59,9 +59,10 @@ struct Tiles {
 
 struct Job {
   CUtensorMap a;
-  CUtensorMap b[2];              ///< of the left and the right half of a tile's columns
-  CUtensorMap gate_map, up_map;  ///< backward
-  View gate, up;  ///< forward they may be left out, backward they become their gradients
+  CUtensorMap b[2];  ///< of the left and the right half of a tile's columns
+  CUtensorMap map;   ///< of product; backward
+  View product;  ///< gates beside ups; forward left out if not wanted, backward they become their
+                 ///< gradients
   View hidden;
   Tiles tiles;
   float* parts;  ///< [parts - 1, cut tiles, kCluster, owners] of kPart sums
@@ -80,8 +81,11 @@ struct Shared {
 
 using namespace hopper;
 
-/// Of a thread: 168 for each of three warpgroups are there.
-constexpr int kOwnerRegisters = 200, kOtherRegisters = 104;
+/// Of a thread: 168 for each of three warpgroups are there. A fourth would leave them 128 at the
+/// launch, and the compiler takes no wgmma with so many accumulators then, whatever setmaxnreg
+/// says.
+constexpr int kOwnerRegisters = 192, kOtherRegisters = 120;
+constexpr int kFinishers = 3;  ///< warps
 
 /// A tile, or a part of it.
 struct Unit {
@@ -155,14 +159,15 @@ __device__ inline Piece* piece_of(unsigned char* rounded, int row, int i) {
 template <bool backward>
 __device__ inline void copy_factors(Shared& shared, const Job& job) {
   constexpr int kBoxes = kTileColumns / 2 / 64;  // of a half of the right factor, where across
+  const int cols = static_cast<int>(job.hidden.cols);
   Ring<kStages> ring;
   each_unit(job.tiles, [&](const Unit& unit) {
     const int row = row_of(unit);
     const int col = unit.col * kColumns<backward>;
     if (backward && unit.part == job.tiles.parts - 1)
-      for (int c = col; c < col + kTileColumns && c < job.hidden.cols; c += 64) {
-        tensor_prefetch(job.gate_map, c, row);
-        tensor_prefetch(job.up_map, c, row);
+      for (int c = col; c < col + kTileColumns && c < cols; c += 64) {
+        tensor_prefetch(job.map, c, row);
+        tensor_prefetch(job.map, c + cols, row);
       }
     for (int step = unit.begin; step < unit.end; ++step) {
       const int depth = step * kDepth;
@@ -326,6 +331,18 @@ __device__ inline Slopes slopes_of(float gate, float up, float dy) {
   return {dy * up * silu_slope(gate, s), dy * silu, silu * up};
 }
 
+/// Reads a piece of global memory if it is there: in one instruction, for where a branch ends the
+/// compiler may copy what is on its way, and a copy waits for it.
+__device__ inline void load_if(bool there, Piece& to, const Piece& from) {
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.ne.b32 p, %4, 0;\n"
+      "@p ld.global.v4.b32 {%0, %1, %2, %3}, [%5];\n}"
+      : "+r"(to.pairs[0]), "+r"(to.pairs[1]), "+r"(to.pairs[2]), "+r"(to.pairs[3])
+      : "r"(static_cast<int>(there)), "l"(__cvta_generic_to_global(&from))
+      : "memory");
+}
+
 template <bool backward>
 struct Finisher {
   static constexpr int kAcross = kColumns<backward> / 8;   ///< threads that share a row
@@ -337,35 +354,37 @@ struct Finisher {
   int number;      ///< among those that finish
   int parity = 0;  ///< of the end of the phase in which rounded sums get ready
 
-  /// 8 columns of a tile, of which a thread has every kDown-th row.
+  /// A thread's 8 columns of a tile, of which it has every kDown-th row.
   struct Strip {
-    int row, end;  ///< of the result; the end of its rows
-    int col;
-
-    __device__ bool has(int i) const { return i < end - row; }
-    __device__ Piece& of(const View& view, int i) const {
-      return *reinterpret_cast<Piece*>(view.row<Bf16>(row + i) + col);
-    }
+    int rows;      ///< of the tile that lie in the result
+    Bf16* hidden;  ///< in the first one
+    Bf16 *gate = nullptr, *up = nullptr;
   };
+  __device__ static Piece& at(Bf16* first, const View& view, int row) {
+    return *reinterpret_cast<Piece*>(first + row * view.stride);
+  }
 
   /// Calls f(row, its place among kAhead) for a thread's rows of the tile, when they are ready.
   template <class F>
   __device__ void each_row(const F& f) {
     int owner = 0;
     barrier_wait(&shared.ready[owner], parity);
+    const auto walk = [&] {
 #pragma unroll 1
-    for (int first = number / kAcross; first < kTileRows; first += kAhead * kDown)
+      for (int first = number / kAcross;; first += kAhead * kDown)
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const int row = first + i * kDown;
-        // The rows of a warp have one owner.
-        if (row >= kTileRows) break;
-        if (row >= (owner + 1) * kOwnRows) {
-          give_back(owner);
-          barrier_wait(&shared.ready[++owner], parity);
+        for (int i = 0; i < kAhead; ++i) {
+          const int row = first + i * kDown;
+          if (row >= kTileRows) return;
+          // The rows of a warp have one owner.
+          if (row >= (owner + 1) * kOwnRows) {
+            give_back(owner);
+            barrier_wait(&shared.ready[++owner], parity);
+          }
+          f(row, i);
         }
-        f(row, i);
-      }
+    };
+    walk();
     give_back(owner);
     parity ^= 1;
   }
@@ -381,18 +400,17 @@ struct Finisher {
 
   /// The left half of the tile's columns are gates, the right half the ups that belong to them.
   __device__ void finish_forward(const Strip& strip) {
-    const bool keep = !job.gate.empty();
     each_row([&](int row, int) {
       const Piece gate = rounded(row), up = rounded(row, kTileColumns / 2);
       Piece hidden;
 #pragma unroll
       for (int k = 0; k < 4; ++k) hidden.pairs[k] = hidden_of(gate.pairs[k], up.pairs[k]);
-      if (!strip.has(row)) return;
-      if (keep) {
-        strip.of(job.gate, row) = gate;
-        strip.of(job.up, row) = up;
+      if (row >= strip.rows) return;
+      if (strip.gate != nullptr) {
+        at(strip.gate, job.product, row) = gate;
+        at(strip.up, job.product, row) = up;
       }
-      strip.of(job.hidden, row) = hidden;
+      at(strip.hidden, job.hidden, row) = hidden;
     });
   }
 
@@ -400,38 +418,41 @@ struct Finisher {
   __device__ void finish_backward(const Strip& strip) {
     Piece gates[kAhead]{}, ups[kAhead]{};
     const auto fetch = [&](int row, int i) {
-      if (!strip.has(row)) return;
-      gates[i] = strip.of(job.gate, row);
-      ups[i] = strip.of(job.up, row);
+      load_if(row < strip.rows, gates[i], at(strip.gate, job.product, row));
+      load_if(row < strip.rows, ups[i], at(strip.up, job.product, row));
     };
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) fetch(number / kAcross + i * kDown, i);
     each_row([&](int row, int i) {
       const Piece dy = rounded(row);
-      Piece gate = gates[i], up = ups[i], hidden;
-      fetch(row + kAhead * kDown, i);
+      Piece gate, up, hidden;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const std::uint32_t g = gate.pairs[k], u = up.pairs[k], slope = dy.pairs[k];
+        const std::uint32_t g = gates[i].pairs[k], u = ups[i].pairs[k], slope = dy.pairs[k];
         const Slopes low = slopes_of(low_of(g), low_of(u), low_of(slope));
         const Slopes high = slopes_of(high_of(g), high_of(u), high_of(slope));
         gate.pairs[k] = pack_bf16(low.gate, high.gate);
         up.pairs[k] = pack_bf16(low.up, high.up);
         hidden.pairs[k] = pack_bf16(low.hidden, high.hidden);
       }
-      if (!strip.has(row)) return;
-      strip.of(job.gate, row) = gate;
-      strip.of(job.up, row) = up;
-      strip.of(job.hidden, row) = hidden;
+      fetch(row + kAhead * kDown, i);
+      if (row >= strip.rows) return;
+      at(strip.gate, job.product, row) = gate;
+      at(strip.up, job.product, row) = up;
+      at(strip.hidden, job.hidden, row) = hidden;
     });
   }
 
   __device__ void work() {
-    const int rows = static_cast<int>(job.hidden.rows), cols = static_cast<int>(job.hidden.cols);
     each_unit(job.tiles, [&](const Unit& unit) {
       if (unit.part < job.tiles.parts - 1) return;
-      const int row = row_of(unit), col = unit.col * kColumns<backward> + number % kAcross * 8;
-      const Strip strip{row, col < cols ? min(row + kTileRows, rows) : row, col};
+      const Index row = row_of(unit), col = unit.col * kColumns<backward> + number % kAcross * 8;
+      const Index rows = col < job.hidden.cols ? job.hidden.rows - row : 0;
+      Strip strip{static_cast<int>(min(rows, Index{kTileRows})), job.hidden.row<Bf16>(row) + col};
+      if (!job.product.empty()) {
+        strip.gate = job.product.row<Bf16>(row) + col;
+        strip.up = strip.gate + job.hidden.cols;
+      }
       if constexpr (backward)
         finish_backward(strip);
       else
@@ -543,13 +564,6 @@ bool can_map(const Views&... views) {
   return (hopper::can_map(views) && ...);
 }
 
-/// Sets the gates and the ups of a job.
-void take_halves(Job& job, View product) {
-  const Index width = product.cols / 2;
-  job.gate = product.columns(0, width);
-  job.up = product.columns(width, width);
-}
-
 }  // namespace
 
 bool multiply(CudaStream& stream, const op::Linear& op) {
@@ -557,11 +571,10 @@ bool multiply(CudaStream& stream, const op::Linear& op) {
   if (!stream.hopper() || op.y.rows <= kNarrow || width < kNarrow / 2) return false;
   if (!op.bias.empty()) return false;
   const ConstView gates = op.w.block(0, width), ups = op.w.block(width, width);
-  if (!can_map(op.x, gates, ups)) return false;
+  if (!can_map(op.x, gates, ups) || !aligned(8, op.product, op.y)) return false;
   Job job{};
+  job.product = op.product;
   job.hidden = op.y;
-  if (!op.product.empty()) take_halves(job, op.product);
-  if (!aligned(8, job.gate, job.up, job.hidden)) return false;
   job.a = hopper::tensor_map(op.x, kDepth, kTileRows);
   job.b[0] = hopper::tensor_map(gates, 64, kTileColumns / 2);
   job.b[1] = hopper::tensor_map(ups, 64, kTileColumns / 2);
@@ -573,15 +586,13 @@ bool multiply(CudaStream& stream, const op::Linear& op) {
 bool multiply(CudaStream& stream, const op::LinearBackward& op) {
   const Index width = op.w.cols;
   if (!stream.hopper() || op.dy.rows <= kNarrow || width <= kNarrow) return false;
+  if (!can_map(op.dy, op.w, op.product) || !aligned(8, op.product, op.again)) return false;
   Job job{};
-  job.hidden = op.again;
-  take_halves(job, op.product);
-  if (!aligned(8, job.gate, job.up, job.hidden)) return false;
-  if (!can_map(op.dy, op.w, job.gate, job.up)) return false;
   job.a = hopper::tensor_map(op.dy, kDepth, kTileRows);
   job.b[0] = job.b[1] = hopper::tensor_map(op.w, 64, kDepth);
-  job.gate_map = hopper::tensor_map(job.gate, 64, kTileRows);
-  job.up_map = hopper::tensor_map(job.up, 64, kTileRows);
+  job.map = hopper::tensor_map(op.product, 64, kTileRows);
+  job.product = op.product;
+  job.hidden = op.again;
   job.tiles = tiles_of<true>(stream, op.dy.rows, width, op.dy.cols);
   run_job<true>(stream, job);
   return true;
