@@ -1,7 +1,7 @@
 #pragma once
 
 #include <algorithm>
-#include <climits>
+#include <cfloat>
 #include <numeric>
 #include <vector>
 
@@ -307,6 +307,12 @@ struct Copier {
 
 // ---- computing -------------------------------------------------------------------------------
 
+/// A description of shared memory `step` further: addresses stay within its lower half.
+__device__ inline std::uint64_t at_step(std::uint64_t description, std::uint64_t step) {
+  return (description & ~std::uint64_t{0xffffffff}) |
+         (static_cast<std::uint32_t>(description) + static_cast<std::uint32_t>(step));
+}
+
 /// The queries of one warpgroup; a thread has parts of two rows, as wgmma deals them out.
 template <class L>
 struct Computer {
@@ -322,7 +328,7 @@ struct Computer {
   float scores[kScores];
   std::uint32_t weights[L::keys / 16][4];
   float sums[L::width / 2];
-  float shift[2];           ///< of the rows' exponents; -inf: no key has been seen
+  float shift[2];           ///< of the rows' exponents
   float total[2];           ///< of the weights in the thread's own columns
   int first[2], last[2];    ///< keys that the rows see, from the job's base on
   int all_first, all_last;  ///< those that every row of the warp sees
@@ -357,8 +363,8 @@ struct Computer {
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < L::width / 16; ++i)
-      wgmma<0, 0>(scores, q + (i / 4) * (L::rows * 128 / 16) + k_major_step(i % 4),
-                  k + (i / 4) * (L::keys * 128 / 16) + k_major_step(i % 4), i > 0);
+      wgmma<0, 0>(scores, at_step(q, (i / 4) * (L::rows * 128 / 16) + k_major_step(i % 4)),
+                  at_step(k, (i / 4) * (L::keys * 128 / 16) + k_major_step(i % 4)), i > 0);
     wgmma_commit();
   }
   __device__ void start_sums() {
@@ -404,14 +410,18 @@ struct Computer {
     return base >= all_first && base + L::keys - 1 <= all_last;
   }
 
-  /// Scores of keys that a row does not see become -inf.
+  /// Scores of keys that a row does not see become -inf. Few blocks have both ends of what is seen.
   __device__ void mask(int block) {
-    if (sees_all(block)) return;
-    const int base = block * L::keys;
+    const int base = block * L::keys, own = base + thread % 4 * 2;
+    if (base < all_first) {
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      const int key = base + i / 4 * 8 + thread % 4 * 2 + i % 2, r = i % 4 / 2;
-      if (key < first[r] || key > last[r]) scores[i] = -INFINITY;
+      for (int i = 0; i < kScores; ++i)
+        if (i / 4 * 8 + i % 2 < first[i % 4 / 2] - own) scores[i] = -INFINITY;
+    }
+    if (base + L::keys - 1 > all_last) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i)
+        if (i / 4 * 8 + i % 2 > last[i % 4 / 2] - own) scores[i] = -INFINITY;
     }
   }
 
@@ -460,8 +470,6 @@ struct Computer {
   __device__ void exponentials() {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      // A row that has seen no key yet: all its weights are 0.
-      const float own = polynomials == 0 && shift[r] == -INFINITY ? 0.0f : shift[r];
       float sum = 0;
 #pragma unroll
       for (int i = 0; i < kScores; i += 4)
@@ -469,8 +477,8 @@ struct Computer {
         for (int j = 2 * r; j < 2 * r + 2; ++j) {
           float& score = scores[i + j];
           const int turn = (i / 4 * 2 + j % 2) * polynomials % 16;  // evenly among the others
-          score = turn < polynomials ? exp2_polynomial(score, scale, own)
-                                     : exp2_fast(score * scale - own);
+          score = turn < polynomials ? exp2_polynomial(score, scale, shift[r])
+                                     : exp2_fast(score * scale - shift[r]);
           sum += score;
         }
       total[r] += sum;
@@ -567,7 +575,7 @@ struct Computer {
     find_limits(job);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      shift[r] = -INFINITY;
+      shift[r] = -FLT_MAX;  // below all scores, and weights of keys that are not seen are 0
       total[r] = 0;
     }
 #pragma unroll
