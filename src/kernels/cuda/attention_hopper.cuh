@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <climits>
 #include <numeric>
 #include <vector>
 
@@ -93,6 +94,9 @@ using namespace hopper;
 
 /// A weight may grow to 2^kSlack before its row's shift follows it.
 constexpr float kSlack = 16;
+/// Limits of rows whose scores are below 2^-kSlack, so that each block must be looked at more
+/// closely, and of rows that are not the job's, which must not matter.
+constexpr int kAlways = INT_MIN, kNever = INT_MAX;
 
 /// 2^(score * scale - shift) by additions and multiplications, for results up to 2^kSlack; the
 /// special-function unit, which computes a quarter of the other's rate, has as many to do as it
@@ -323,7 +327,7 @@ struct Computer {
   Shared<L> shared;
   int group;   ///< warpgroup, 0 ..
   int thread;  ///< of the warpgroup
-  float scale, inverse;
+  float scale;
 
   float scores[kScores];
   std::uint32_t weights[L::keys / 16][4];
@@ -332,7 +336,7 @@ struct Computer {
   float total[2];           ///< of the weights in the thread's own columns
   int first[2], last[2];    ///< keys that the rows see, from the job's base on
   int all_first, all_last;  ///< those that every row of the warp sees
-  bool owned[2];            ///< whether the rows are the job's; others' must not matter
+  int limit[2];             ///< bits of the raw score above which the row's shift must follow it
   Ring<L::query_stages> queries;
   Ring<L::job_stages> jobs;
   Ring<L::stages> keys, values;
@@ -341,7 +345,6 @@ struct Computer {
                       int thread)
       : op(op), maps(maps), shared(shared), group(group), thread(thread) {
     scale = static_cast<float>(op.scale * kLog2e);
-    inverse = 1 / scale;
   }
 
   /// Waits for this warpgroup's turn; passes it on.
@@ -400,7 +403,7 @@ struct Computer {
     for (int r = 0; r < 2; ++r) {
       const int own = row + thread % 32 / 4 + r * 8;
       limits(own, first[r], last[r]);
-      owned[r] = own / maps.pack < job.tokens;
+      limit[r] = own / maps.pack < job.tokens ? kAlways : kNever;
     }
   }
 
@@ -425,28 +428,16 @@ struct Computer {
     }
   }
 
-  /// Whether a weight of a row would pass 2^kSlack, or might without being found here: seen by this
-  /// thread, of scores of which none is masked.
+  /// Whether this thread has a score above its row's limit. Floats that are not negative are
+  /// ordered as their bits are, and negative ones have smaller bits than they: so integers, of
+  /// which one instruction compares three, find what is above a limit that is not negative.
   __device__ bool passes() const {
-    // Floats that are not negative are ordered as their bits are, and negative ones have smaller
-    // bits than they: so integers, of which one instruction compares three, find what is above a
-    // limit that is not negative.
-    int most[4];
+    int most[4] = {kAlways + 1, kAlways + 1, kAlways + 1, kAlways + 1};
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      most[i] = max(__float_as_int(scores[2 * i]), __float_as_int(scores[2 * i + 1]));
-#pragma unroll
-    for (int i = 8; i < kScores; i += 2)
+    for (int i = 0; i < kScores; i += 2)
       most[i % 8 / 2] =
           max(max(most[i % 8 / 2], __float_as_int(scores[i])), __float_as_int(scores[i + 1]));
-    bool found = false;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float limit = (shift[r] + kSlack) * inverse;
-      found |=
-          owned[r] & ((shift[r] < -kSlack) | (max(most[r], most[r + 2]) > __float_as_int(limit)));
-    }
-    return found;
+    return (max(most[0], most[2]) > limit[0]) | (max(most[1], most[3]) > limit[1]);
   }
 
   /// Lets the shifts follow the largest scores; what all before is to be multiplied by.
@@ -462,6 +453,8 @@ struct Computer {
       const float next = most > shift[r] + kSlack ? most : shift[r];
       factor[r] = next == shift[r] ? 1 : exp2_fast(shift[r] - next);
       shift[r] = next;
+      if (limit[r] != kNever)
+        limit[r] = next < -kSlack ? kAlways : __float_as_int(__fdividef(next + kSlack, scale));
     }
   }
 
