@@ -463,7 +463,7 @@ struct Computer {
   __device__ void exponentials() {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float sum = 0;
+      float sum[2] = {};  // two, so that none waits for the other
 #pragma unroll
       for (int i = 0; i < kScores; i += 4)
 #pragma unroll
@@ -472,9 +472,9 @@ struct Computer {
           const int turn = (i / 4 * 2 + j % 2) * polynomials % 16;  // evenly among the others
           score = turn < polynomials ? exp2_polynomial(score, scale, shift[r])
                                      : exp2_fast(score * scale - shift[r]);
-          sum += score;
+          sum[j % 2] += score;
         }
-      total[r] += sum;
+      total[r] += sum[0] + sum[1];
     }
   }
 
