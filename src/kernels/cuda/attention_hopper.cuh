@@ -440,7 +440,8 @@ struct Computer {
     return (max(most[0], most[2]) > limit[0]) | (max(most[1], most[3]) > limit[1]);
   }
 
-  /// Lets the shifts follow the largest scores; what all before is to be multiplied by.
+  /// Lets the shifts follow the largest scores, and the weights' sums; what the others are to be
+  /// multiplied by.
   __device__ void follow(float (&factor)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -453,6 +454,7 @@ struct Computer {
       const float next = most > shift[r] + kSlack ? most : shift[r];
       factor[r] = next == shift[r] ? 1 : exp2_fast(shift[r] - next);
       shift[r] = next;
+      total[r] *= factor[r];
       if (limit[r] != kNever)
         limit[r] = next < -kSlack ? kAlways : __float_as_int(__fdividef(next + kSlack, scale));
     }
