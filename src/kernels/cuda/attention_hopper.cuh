@@ -94,16 +94,17 @@ using namespace hopper;
 
 /// A weight may grow to 2^kSlack before its row's shift follows it.
 constexpr float kSlack = 16;
-/// Limits of rows whose scores are below 2^-kSlack, so that each block must be looked at more
-/// closely, and of rows that are not the job's, which must not matter.
+/// Limits of rows whose largest score is so far below 0 that the limit would be too, so that each
+/// block is looked at more closely, and of rows that are not the job's, which must not matter.
 constexpr int kAlways = INT_MIN, kNever = INT_MAX;
 
-/// 2^(score * scale - shift) by additions and multiplications, for results up to 2^kSlack; the
-/// special-function unit, which computes a quarter of the other's rate, has as many to do as it
-/// can. Results below 2^-47 are 2^-47, which is nothing beside a row's largest. NaN is not kept.
+/// 2^(score * scale - shift) by additions and multiplications, for results up to 2^kSlack: of these
+/// a multiprocessor starts 128 a clock, of the special-function unit's 2^x, which as many as all
+/// products of narrow heads wait for, 16. Results below 2^-47 are 2^-47, which is nothing beside a
+/// row's largest. NaN is not kept.
 ///
-/// x = n + f with |f| <= 1/2; 2^f is the polynomial of degree 4 whose largest relative error is
-/// least (Remez), 2.6e-6; that of x is 1.9e-6, a unit of a float in [1/2, 1] times 64.
+/// The exponent is n + f with |f| <= 1/2. 2^f is the polynomial of degree 4 whose largest relative
+/// error is least (Remez): 2.6e-6. The exponent's place in its range is rounded to 2^-25: 1.3e-6.
 __device__ inline float exp2_polynomial(float score, float scale, float shift) {
   constexpr float kRange = 64, kLeast = -47;
   constexpr float kRound = 12582912;  // 1.5 * 2^23: a sum with it is rounded to whole numbers
