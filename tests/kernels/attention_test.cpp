@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -290,6 +291,43 @@ TEST_P(Attention, LargeScoresDoNotOverflow) {
   const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
   run(stream(), call(s, views, y, spans));
   expect_close(host(y), reference::attention(q, k, v, 2, 2, s.window, s.scale()), dtype(), law(s));
+}
+
+TEST_P(Attention, ScoresMayLieAnywhere) {
+  // Above and below zero, and growing from key to key, for which sums so far are scaled anew: what
+  // is added to the scores of key i of n.
+  const std::vector<std::function<double(double, double)>> added = {
+      [](double, double) { return -60; },
+      [](double, double) { return 60; },
+      [](double i, double n) { return std::round(90 * (n - i) / n) - 70; },
+      [](double i, double n) { return std::round(90 * i / n) - 20; },
+      [](double i, double) { return i == 77 ? 110 : 0; },
+      [](double i, double) { return static_cast<int>(i / 40) % 3 * 13 - 20; }};
+  for (const Index width : {Index{16}, Index{64}, Index{128}, Index{256}}) {
+    const auto heads = static_cast<Index>(added.size());
+    const Shape s{{heads, heads, width}, 450, kFull};
+    Inputs in = inputs(s);
+    // Whole numbers, so that every tier finds the same scores.
+    for (Host* x : {&in.q, &in.k})
+      for (double& value : x->values) value = std::round(value);
+    for (Index h = 0; h < heads; ++h)
+      for (Index i = 0; i < s.length; ++i) {
+        in.q(i, h * width) = 4;
+        in.k(i, h * width) = std::round(added[static_cast<std::size_t>(h)](
+                                            static_cast<double>(i), static_cast<double>(s.length)) /
+                                        (4 * s.scale()));
+      }
+    const View views[3] = {upload(in.q), upload(in.k), in.views[2]};
+    in.k = host(views[1]);
+    const View y = empty(s.length, s.y_cols()), lse = empty(s.length, heads, exact());
+    const std::vector<Span> spans = {{.first = 0, .length = s.length, .position = 0}};
+    op::Attention op = call(s, views, y, spans);
+    op.lse = lse;
+    run(stream(), op);
+    Host expected_lse;
+    expect_close(host(y), expected(s, in, &expected_lse), dtype(), law(s));
+    expect_close(host(lse), expected_lse, exact(), s.terms());
+  }
 }
 
 TEST_P(Attention, TwiceIsTheSame) {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
+#include <climits>
 #include <numeric>
 #include <vector>
 
@@ -37,7 +39,7 @@ namespace {
 
 /// How a kernel is laid out. Slices: columns of values that one job computes.
 template <int width_, int keys_, int consumers_, int stages_, int query_stages_, int registers_,
-          int copy_registers_>
+          int copy_registers_, int polynomials_ = 0>
 struct Layout {
   static constexpr int width = width_;                ///< of keys, and of a slice of values
   static constexpr int keys = keys_;                  ///< of a block
@@ -46,6 +48,8 @@ struct Layout {
   static constexpr int query_stages = query_stages_;  ///< jobs on their way, and their queries
   static constexpr int registers = registers_;        ///< of a thread that computes
   static constexpr int copy_registers = copy_registers_;
+  /// Of 16 exponentials, those that are polynomials.
+  static constexpr int polynomials = polynomials_;
   /// One more than queries: when the next job is found, copying threads may still read the last.
   static constexpr int job_stages = query_stages + 1;
   static constexpr int rows = 64 * consumers;
@@ -87,6 +91,34 @@ struct Job {
 #if SAMBA_SM90A
 
 using namespace hopper;
+
+/// A weight may grow to 2^kSlack before its row's shift follows it.
+constexpr float kSlack = 16;
+/// Limits of rows whose largest score is so far below 0 that the limit would be too, so that each
+/// block is looked at more closely, and of rows that are not the job's, which must not matter.
+constexpr int kAlways = INT_MIN, kNever = INT_MAX;
+
+/// 2^(score * scale - shift) by additions and multiplications, for results up to 2^kSlack: of these
+/// a multiprocessor starts 128 a clock, of the special-function unit's 2^x, which as many as all
+/// products of narrow heads wait for, 16. Results below 2^-47 are 2^-47, which is nothing beside a
+/// row's largest. NaN is not kept.
+///
+/// The exponent is n + f with |f| <= 1/2. 2^f is the polynomial of degree 4 whose largest relative
+/// error is least (Remez): 2.6e-6. The exponent's place in its range is rounded to 2^-25: 1.3e-6.
+__device__ inline float exp2_polynomial(float score, float scale, float shift) {
+  constexpr float kRange = 64, kLeast = -47;
+  constexpr float kRound = 12582912;  // 1.5 * 2^23: a sum with it is rounded to whole numbers
+  const float place =
+      __saturatef(score * (scale / kRange) - (shift + kLeast) / kRange);  // of x in its range
+  const float rounded = place * kRange + (kRound + kLeast);
+  const float f = place * kRange - (rounded - (kRound + kLeast));
+  float power = 0.009570102f;
+  power = power * f + 0.055917860f;
+  power = power * f + 0.24024745f;
+  power = power * f + 0.69312181f;
+  power = power * f + 0.99999926f;
+  return __int_as_float(__float_as_int(power) + (__float_as_int(rounded) << 23));
+}
 
 constexpr int kCopyBarrier = 1;   ///< hardware barriers: the copying threads among themselves,
 constexpr int kTurnBarrier = 2;   ///< one for each warpgroup's turn,
@@ -280,6 +312,12 @@ struct Copier {
 
 // ---- computing -------------------------------------------------------------------------------
 
+/// A description of shared memory `step` further: addresses stay within its lower half.
+__device__ inline std::uint64_t at_step(std::uint64_t description, std::uint64_t step) {
+  return (description & ~std::uint64_t{0xffffffff}) |
+         (static_cast<std::uint32_t>(description) + static_cast<std::uint32_t>(step));
+}
+
 /// The queries of one warpgroup; a thread has parts of two rows, as wgmma deals them out.
 template <class L>
 struct Computer {
@@ -295,9 +333,11 @@ struct Computer {
   float scores[kScores];
   std::uint32_t weights[L::keys / 16][4];
   float sums[L::width / 2];
-  float largest[2], total[2];  ///< of the raw scores; of the thread's own columns
-  int first[2], last[2];       ///< keys that the rows see, from the job's base on
-  int all_first, all_last;     ///< those that every row of the warp sees
+  float shift[2];           ///< of the rows' exponents
+  float total[2];           ///< of the weights in the thread's own columns
+  int first[2], last[2];    ///< keys that the rows see, from the job's base on
+  int all_first, all_last;  ///< those that every row of the warp sees
+  int limit[2];             ///< bits of the raw score above which the row's shift must follow it
   Ring<L::query_stages> queries;
   Ring<L::job_stages> jobs;
   Ring<L::stages> keys, values;
@@ -327,8 +367,8 @@ struct Computer {
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < L::width / 16; ++i)
-      wgmma<0, 0>(scores, q + (i / 4) * (L::rows * 128 / 16) + k_major_step(i % 4),
-                  k + (i / 4) * (L::keys * 128 / 16) + k_major_step(i % 4), i > 0);
+      wgmma<0, 0>(scores, at_step(q, (i / 4) * (L::rows * 128 / 16) + k_major_step(i % 4)),
+                  at_step(k, (i / 4) * (L::keys * 128 / 16) + k_major_step(i % 4)), i > 0);
     wgmma_commit();
   }
   __device__ void start_sums() {
@@ -361,44 +401,100 @@ struct Computer {
     limits(row, unused, all_last);
     limits(row + 15, all_first, unused);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) limits(row + thread % 32 / 4 + r * 8, first[r], last[r]);
-  }
-
-  /// Scores of keys that a row does not see become -inf.
-  __device__ void mask(int block) {
-    const int base = block * L::keys;
-    if (base >= all_first && base + L::keys - 1 <= all_last) return;
-#pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      const int key = base + i / 4 * 8 + thread % 4 * 2 + i % 2, r = i % 4 / 2;
-      if (key < first[r] || key > last[r]) scores[i] = -INFINITY;
+    for (int r = 0; r < 2; ++r) {
+      const int own = row + thread % 32 / 4 + r * 8;
+      limits(own, first[r], last[r]);
+      limit[r] = own / maps.pack < job.tokens ? kAlways : kNever;
     }
   }
 
-  /// From scores to weights, still as floats; what all before is to be multiplied by.
-  __device__ void weigh(float (&factor)[2]) {
+  /// Whether all rows of the warp see all keys of a block.
+  __device__ bool sees_all(int block) const {
+    const int base = block * L::keys;
+    return base >= all_first && base + L::keys - 1 <= all_last;
+  }
+
+  /// Scores of keys that a row does not see become -inf. Few blocks have both ends of what is seen.
+  __device__ void mask(int block) {
+    const int base = block * L::keys, own = base + thread % 4 * 2;
+    if (base < all_first) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i)
+        if (i / 4 * 8 + i % 2 < first[i % 4 / 2] - own) scores[i] = -INFINITY;
+    }
+    if (base + L::keys - 1 > all_last) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i)
+        if (i / 4 * 8 + i % 2 > last[i % 4 / 2] - own) scores[i] = -INFINITY;
+    }
+  }
+
+  /// Whether this thread has a score above its row's limit. Floats that are not negative are
+  /// ordered as their bits are, and negative ones have smaller bits than they: so integers, of
+  /// which one instruction compares three, find what is above a limit that is not negative.
+  __device__ bool passes() const {
+    int most[4] = {kAlways + 1, kAlways + 1, kAlways + 1, kAlways + 1};
+#pragma unroll
+    for (int i = 0; i < kScores; i += 2)
+      most[i % 8 / 2] =
+          max(max(most[i % 8 / 2], __float_as_int(scores[i])), __float_as_int(scores[i + 1]));
+    return (max(most[0], most[2]) > limit[0]) | (max(most[1], most[3]) > limit[1]);
+  }
+
+  /// Lets the shifts follow the largest scores, and the weights' sums; what the others are to be
+  /// multiplied by.
+  __device__ void follow(float (&factor)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float most = largest[r];
+      float most = -INFINITY;
 #pragma unroll
       for (int i = 0; i < kScores; i += 4)
         most = fmaxf(most, fmaxf(scores[i + 2 * r], scores[i + 2 * r + 1]));
       most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-      // A row that has seen no key yet: all its weights are 0.
-      const float shift = most == -INFINITY ? 0.0f : most * scale;
-      factor[r] = exp2_fast(largest[r] * scale - shift);
-      largest[r] = most;
-      float sum = 0;
+      most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2)) * scale;
+      const float next = most > shift[r] + kSlack ? most : shift[r];
+      factor[r] = next == shift[r] ? 1 : exp2_fast(shift[r] - next);
+      shift[r] = next;
+      total[r] *= factor[r];
+      if (limit[r] != kNever)
+        limit[r] = next < -kSlack ? kAlways : __float_as_int(__fdividef(next + kSlack, scale));
+    }
+  }
+
+  /// From scores to weights, still as floats.
+  template <int polynomials>
+  __device__ void exponentials() {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float sum[2] = {};  // two, so that none waits for the other
 #pragma unroll
       for (int i = 0; i < kScores; i += 4)
 #pragma unroll
         for (int j = 2 * r; j < 2 * r + 2; ++j) {
-          scores[i + j] = exp2_fast(scores[i + j] * scale - shift);
-          sum += scores[i + j];
+          float& score = scores[i + j];
+          const int turn = (i / 4 * 2 + j % 2) * polynomials % 16;  // evenly among the others
+          score = turn < polynomials ? exp2_polynomial(score, scale, shift[r])
+                                     : exp2_fast(score * scale - shift[r]);
+          sum[j % 2] += score;
         }
-      total[r] = total[r] * factor[r] + sum;
+      total[r] += sum[0] + sum[1];
     }
+  }
+
+  /// From a block's scores to weights. Returns whether all before is to be multiplied by `factor`.
+  ///
+  /// Any shift serves that keeps weights within the range of floats. So it follows a row's largest
+  /// score only where a weight would pass 2^kSlack, which after a row's first keys is rare: most
+  /// blocks neither need to know their largest score nor change what was added before.
+  __device__ bool weigh(int block, float (&factor)[2]) {
+    if (!__any_sync(0xffffffffu, !sees_all(block) | passes())) [[likely]] {
+      exponentials<L::polynomials>();
+      return false;
+    }
+    mask(block);
+    follow(factor);
+    exponentials<0>();
+    return __any_sync(0xffffffffu, factor[0] != 1 || factor[1] != 1);
   }
   __device__ void round_weights() {
 #pragma unroll
@@ -436,7 +532,7 @@ struct Computer {
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       inverse[r] = __fdividef(1, sum);
       // Lane l < 16 needs that of lane l % 8 * 4.
-      const float lse = (largest[r] * scale + log2f(sum)) * kLn2;
+      const float lse = (shift[r] + log2f(sum)) * kLn2;
       const float own = __shfl_sync(0xffffffffu, lse, lane % 8 * 4);
       if (lane / 8 == r && y != nullptr && job.slice == 0 && op.lse.data != nullptr)
         op.lse.row<float>(job.row + token)[head] = own;
@@ -475,7 +571,7 @@ struct Computer {
     find_limits(job);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      largest[r] = -INFINITY;
+      shift[r] = -FLT_MAX;  // below all scores, and weights of keys that are not seen are 0
       total[r] = 0;
     }
 #pragma unroll
@@ -490,7 +586,8 @@ struct Computer {
     release(barriers.keys_empty[keys.at]);
     keys.advance();
     mask(blocks - 1);
-    weigh(factor);
+    follow(factor);
+    exponentials<0>();
     round_weights();
     if (blocks > 1) barrier_wait(&barriers.keys_full[keys.at], keys.parity);
     for (int n = blocks - 2; n >= 0; --n) {
@@ -503,8 +600,7 @@ struct Computer {
       hold(scores);
       release(barriers.keys_empty[keys.at]);
       keys.advance();
-      mask(n);
-      weigh(factor);
+      const bool followed = weigh(n, factor);
       // The exponentials are to run during the products. The compiler sees nothing that would keep
       // it from waiting first, but does not move code across this loop.
       hold(scores);
@@ -513,7 +609,7 @@ struct Computer {
       hold(sums);
       release(barriers.values_empty[values.at]);
       values.advance();
-      if (__any_sync(0xffffffffu, factor[0] != 1 || factor[1] != 1)) scale_sums(factor);
+      if (followed) scale_sums(factor);
       round_weights();
     }
     barrier_wait(&barriers.values_full[values.at], values.parity);
