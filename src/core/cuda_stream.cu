@@ -35,11 +35,12 @@ void give_pinned(std::byte* block) {
 }
 
 constexpr Pool::Source kGpuMemory{take_from_gpu, give_to_gpu, "memory of the GPU"};
+constexpr Pool::Source kPinned{take_pinned, give_pinned, "pinned memory"};
 
 Pool::Source source_of(CudaMemory memory) {
   switch (memory) {
     case CudaMemory::device: return kGpuMemory;
-    case CudaMemory::host: return {take_pinned, give_pinned, "pinned memory"};
+    case CudaMemory::host: return kPinned;
     case CudaMemory::none: return Pool::addresses();
   }
   return kGpuMemory;
@@ -169,6 +170,10 @@ std::string card_of(const CudaStream& stream) {
 
 std::shared_ptr<Pool> pool_like(const CudaStream&) {
   return std::make_shared<Pool>(kGpuMemory);
+}
+
+std::shared_ptr<Pool> common_pool_of(const CudaStream&) {
+  return std::make_shared<Pool>(kPinned);
 }
 
 bool waits(const CudaStream& stream) {

@@ -66,6 +66,10 @@ std::shared_ptr<Pool> pool_like(const CudaStream&) {
   return nullptr;
 }
 
+std::shared_ptr<Pool> common_pool_of(const CudaStream&) {
+  return nullptr;
+}
+
 bool on_gpu(const std::byte* /*data*/) {
   return false;
 }

@@ -256,6 +256,10 @@ void Stream::wait_after_ops(bool on) const {
   if (cuda_) samba::wait_after_ops(*cuda_, on);
 }
 
+std::shared_ptr<Pool> Stream::common_pool() const {
+  return cuda_ == nullptr ? pool_ : common_pool_of(*cuda_);
+}
+
 bool Stream::records() const {
   return cuda_ && !waits(*cuda_);
 }

@@ -112,6 +112,9 @@ class Stream {
   int threads() const { return host_.threads(); }
   /// Memory for the matrices of ops.
   const std::shared_ptr<Pool>& pool() const { return pool_; }
+  /// Memory for the few values that ops and the machine exchange all the time: kernels reach it
+  /// over the bus, the machine as its own, once it has waited.
+  std::shared_ptr<Pool> common_pool() const;
   /// A stream of the same device that tells what work would take: ops are checked and not run,
   /// matrices of ops have addresses and no memory, what is read from them is zero. Its pool holds
   /// as many bytes as this stream's would, on the processor without what kernels take for
@@ -203,6 +206,7 @@ std::span<std::byte> uploaded(CudaRecording&);
 void run(CudaStream&, CudaRecording&);
 /// An empty pool of the same memory.
 std::shared_ptr<Pool> pool_like(const CudaStream&);
+std::shared_ptr<Pool> common_pool_of(const CudaStream&);
 /// `rows` runs of `bytes` bytes each, which begin `to_pitch` and `from_pitch` bytes apart.
 void transfer(const CudaStream&, std::byte* to, std::size_t to_pitch, const std::byte* from,
               std::size_t from_pitch, std::size_t bytes, std::size_t rows);

@@ -128,27 +128,27 @@ void Engine::read(ConstView tokens) {
   model_.head(pass, last, logits);
   samba::run(stream,
              op::Argmax{.y = likeliest, .x = logits.view().columns(0, options_.vocabulary)});
-  choose(logits, likeliest);
+  choose(logits, download(stream, likeliest));
 }
 
 void Engine::repeat(ConstView tokens) {
   Stream& stream = model_.stream();
   Repeated& repeated = repeated_[tokens.rows];
-  const bool first = repeated.tokens.empty();
+  const bool first = repeated.ids.empty();
   if (first) {
-    repeated.tokens = Matrix(stream, DType::i32, tokens.rows, 1);
+    repeated.ids = Matrix(stream.common_pool(), DType::i32, tokens.rows, 1);
     repeated.logits = Matrix(stream, exact_of(model_.dtype()), tokens.rows, model_.config().vocab);
-    repeated.likeliest = Matrix(stream, DType::i32, tokens.rows, 1);
   }
   const auto work = [&] {
     Pass pass{stream, batch_of(spans_), &states_, false};
     const Matrix x(stream, model_.dtype(), tokens.rows, model_.config().d_model);
-    model_.forward(pass, repeated.tokens, x);
+    model_.forward(pass, repeated.ids, x);
     model_.head(pass, x, repeated.logits);
-    samba::run(stream, op::Argmax{.y = repeated.likeliest,
+    samba::run(stream, op::Argmax{.y = repeated.ids,
                                   .x = repeated.logits.view().columns(0, options_.vocabulary)});
   };
-  copy(stream, repeated.tokens, tokens);
+  // Both sides reach them, so nothing is copied.
+  copy(repeated.ids, tokens);
   if (first) {
     work();
   } else {
@@ -159,12 +159,11 @@ void Engine::repeat(ConstView tokens) {
     std::copy(spans.begin(), spans.end(), repeated.recording->uploaded().begin());
     repeated.recording->run();
   }
-  choose(repeated.logits, repeated.likeliest);
+  stream.wait();
+  choose(repeated.logits, repeated.ids);
 }
 
 void Engine::choose(ConstView logits, ConstView likeliest) {
-  Stream& stream = model_.stream();
-  const Matrix ids = download(stream, likeliest);
   std::vector<float> values;
   Index next = 0;
   for (std::size_t i = 0; i < rows_.size(); ++i) {
@@ -172,13 +171,13 @@ void Engine::choose(ConstView logits, ConstView likeliest) {
     const Index row = next++;
     const Running& r = *slots_[static_cast<std::size_t>(spans_[i].slot)];
     if (r.request.sampling.temperature == 0) {
-      chosen_[i] = *ids.row<std::int32_t>(row);
+      chosen_[i] = *likeliest.row<std::int32_t>(row);
       continue;
     }
     values.resize(static_cast<std::size_t>(options_.vocabulary));
     const View to{reinterpret_cast<std::byte*>(values.data()), 1, options_.vocabulary,
                   options_.vocabulary, DType::f32};
-    copy(stream, to, logits.block(row, 1).columns(0, options_.vocabulary));
+    copy(model_.stream(), to, logits.block(row, 1).columns(0, options_.vocabulary));
     chosen_[i] = sample(values, r.request.sampling, r.position + spans_[i].length);
   }
 }

@@ -55,9 +55,8 @@ class Engine {
   };
   /// A pass over single tokens that a GPU repeats without being told each op.
   struct Repeated {
-    Matrix tokens;                         ///< [spans, 1] i32
-    Matrix logits;                         ///< [spans, V]
-    Matrix likeliest;                      ///< [spans, 1] i32
+    Matrix ids;     ///< [spans, 1] i32 in common memory: what is read, then what is likeliest
+    Matrix logits;  ///< [spans, V]
     std::unique_ptr<Recording> recording;  ///< made when it runs for the second time
   };
   void admit();
