@@ -25,6 +25,11 @@ namespace {
 /// memory busy.
 template <int warps>
 constexpr int kSlots = warps > 8 ? 4 : 8;
+/// Of those on their way to a block that waits: more would stand in the way of what the kernels
+/// before it still read.
+constexpr int kAtOnce = 3;
+/// Blocks of a kernel that waits and asks for more than that: the L2 cache, for what has no slot.
+constexpr int kFewBlocks = 32;
 constexpr int kPitch = 20;  // of rows of kLeft sums: neighbouring lanes then write different banks
 constexpr int kResidentWarps = 16;  // of a kernel, on a multiprocessor
 
@@ -39,7 +44,10 @@ constexpr int kSums = row_tiles <= 2 ? 2 : 1;
 
 template <int row_tiles, int warps, bool own>
 std::size_t shared_bytes(const op::Linear& op) {
-  const int row = own ? static_cast<int>(op.w.cols) * static_cast<int>(sizeof(Bf16)) : 0;
+  constexpr int kRound = warps * kStep;
+  const int row =
+      own ? ceil_div(static_cast<int>(op.w.cols), kRound) * kRound * static_cast<int>(sizeof(Bf16))
+          : 0;
   return static_cast<std::size_t>(kSlotBytes<warps> +
                                   kSums<row_tiles> * kSumBytes<row_tiles, warps> + row);
 }
@@ -51,64 +59,105 @@ __device__ std::uint64_t evicted_first() {
   return policy;
 }
 
-/// copy_async under that policy.
-__device__ void copy_async(void* to, const void* from, bool there, std::uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
-                   static_cast<std::uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0), "l"(policy)
-               : "memory");
+/// copy_async under that policy, to an address of shared memory.
+__device__ void copy_async(std::uint32_t to, const Bf16* from, bool there, std::uint64_t policy) {
+  asm volatile(
+      "{\n"
+      ".reg .pred absent;\n"
+      "setp.eq.u32 absent, %2, 0;\n"
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, absent, %3;\n"
+      "}" ::"r"(to),
+      "l"(__cvta_generic_to_global(from)), "r"(static_cast<unsigned>(there)), "l"(policy)
+      : "memory");
 }
 
-constexpr int kMostNormWarps = 32;  // of op::RmsNorm's kernel for a row that it reads once
+/// Places of op::RmsNorm's warps that a warp here can take.
+constexpr int kPlaces = 2;
 
 /// Brings x's only row to shared memory: normed, where there is a norm, to the bits of op::RmsNorm.
-/// The warps here take the places of its warps in turn.
+/// Zeros fill the last round of the warps' steps.
 template <int warps>
-__device__ void bring_row(const op::Linear& op, Bf16* to) {
-  __shared__ float squares[kMostNormWarps];
-  const int inputs = static_cast<int>(op.x.cols);
-  if (op.norm.empty()) {
-#pragma unroll 2
-    for (int i = threadIdx.x; i < inputs / 8; i += warps * 32)
-      reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(op.x.row<Bf16>(0))[i];
-    return __syncthreads();
-  }
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int places = ceil_div(inputs, 32 * kNormRun * kNormKept);
-  const auto each_run = [&](int place, const auto& f) {
-#pragma unroll
-    for (int run = 0; run < kNormKept; ++run) {
-      const int column = (places * 32 * run + place * 32 + lane) * kNormRun;
-      if (column >= inputs) continue;
-      float x[kNormRun];
-      load<kNormRun>(x, op.x.row<float>(0) + column);
-      f(column, x);
-    }
-  };
-#pragma unroll 1
-  for (int place = warp; place < places; place += warps) {
-    float sum = 0;
-    each_run(place, [&](int, const auto& x) { add_squares(sum, x); });
-    sum = warp_sum(sum);
-    if (lane == 0) squares[place] = sum;
-  }
-  __syncthreads();
-  float sum = 0;
-#pragma unroll 1
-  for (int place = 0; place < places; ++place) sum += squares[place];
-  const float scale = norm_scale(sum, inputs, op.eps);
-#pragma unroll 1
-  for (int place = warp; place < places; place += warps)
-    each_run(place, [&](int column, const auto& x) {
-      float w[kNormRun];
-      load<kNormRun>(w, op.norm.row<float>(0) + column);
-#pragma unroll
-      for (int i = 0; i < kNormRun; ++i) w[i] *= normal_of<Bf16>(x[i], scale);
-      store<kNormRun>(to + column, w);
+class Row {
+ public:
+  /// Reads the norm's weights, while there is nothing else to do.
+  __device__ explicit Row(const op::Linear& op)
+      : op_(op),
+        inputs_(static_cast<int>(op.x.cols)),
+        places_(ceil_div(inputs_, 32 * kNormRun * kNormKept)) {
+    if (op.norm.empty()) return;
+    each_run([&](int place, int run, int column) {
+      load<kNormRun>(weights_[place][run], op.norm.row<float>(0) + column);
     });
-  __syncthreads();
-}
+  }
 
+  __device__ void bring(Bf16* to) const {
+    const int end = ceil_div(inputs_, warps * kStep) * warps * kStep;
+    for (int i = inputs_ / 8 + threadIdx.x; i < end / 8; i += warps * 32)
+      reinterpret_cast<uint4*>(to)[i] = uint4{0, 0, 0, 0};
+    if (op_.norm.empty())
+      copy(to);
+    else
+      norm(to);
+    __syncthreads();
+  }
+
+ private:
+  __device__ void copy(Bf16* to) const {
+#pragma unroll 2
+    for (int i = threadIdx.x; i < inputs_ / 8; i += warps * 32)
+      reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(op_.x.row<Bf16>(0))[i];
+  }
+
+  /// Calls f(place, run, column) for all that this thread has.
+  template <class F>
+  __device__ void each_run(const F& f) const {
+#pragma unroll
+    for (int i = 0; i < kPlaces; ++i) {
+      const int place = threadIdx.x / 32 + i * warps;
+#pragma unroll
+      for (int run = 0; run < kNormKept; ++run) {
+        const int column = (places_ * 32 * run + place * 32 + threadIdx.x % 32) * kNormRun;
+        if (place < places_ && column < inputs_) f(i, run, column);
+      }
+    }
+  }
+
+  __device__ void norm(Bf16* to) const {
+    __shared__ float squares[kPlaces * warps];
+    float x[kPlaces][kNormKept][kNormRun], sums[kPlaces] = {};
+    each_run([&](int place, int run, int column) {
+      load<kNormRun>(x[place][run], op_.x.row<float>(0) + column);
+    });
+    each_run([&](int place, int run, int) { add_squares(sums[place], x[place][run]); });
+#pragma unroll
+    for (int i = 0; i < kPlaces; ++i) {
+      const float sum = warp_sum(sums[i]);
+      if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32 + i * warps] = sum;
+    }
+    __syncthreads();
+    // Places that there are not add nothing.
+    float sum = 0;
+#pragma unroll
+    for (const float part : squares) sum += part;
+    const float scale = norm_scale(sum, inputs_, op_.eps);
+    each_run([&](int place, int run, int column) {
+      float y[kNormRun];
+#pragma unroll
+      for (int i = 0; i < kNormRun; ++i)
+        y[i] = weights_[place][run][i] * normal_of<Bf16>(x[place][run][i], scale);
+      store<kNormRun>(to + column, y);
+    });
+  }
+
+  const op::Linear& op_;
+  int inputs_;
+  int places_;
+  float weights_[kPlaces][kNormKept][kNormRun];
+};
+
+struct NoRow {
+  __device__ explicit NoRow(const op::Linear&) {}
+};
 struct NoAngles {};
 
 /// The rows of w of a tile, twice 8 neighbours, and what becomes of its sums: they stay apart, or
@@ -148,53 +197,87 @@ struct Left {
 template <int warps>
 class Source {
  public:
-  __device__ Source(const op::Linear& op, uint4* slots)
+  __device__ Source(const op::Linear& op, const std::byte* slots, int tiles)
       : op_(op),
-        slots_(slots + threadIdx.x / 32 * kSlots<warps> * 2 * 32 + threadIdx.x % 32),
+        tiles_(tiles),
         policy_(evicted_first()),
+        begin_(static_cast<std::uint32_t>(__cvta_generic_to_shared(slots)) +
+               threadIdx.x / 32 * kSlots<warps> * kStepBytes + threadIdx.x % 32 * 16),
+        to_(begin_),
+        from_(begin_),
         tile_(static_cast<int>(blockIdx.x)) {
     aim();
   }
   /// Sends the next step on its way, to the slot behind the last one.
-  __device__ void send(int tiles) {
-    const int inputs = static_cast<int>(op_.w.cols);
-    const int column = first_ + static_cast<int>(threadIdx.x) / 32 * kStep + threadIdx.x % 4 * 8;
+  __device__ void send() {
+    const bool there = column_ < static_cast<int>(op_.w.cols);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const bool there = real_[half] && column < inputs;
-      copy_async(slots_ + (slot_ * 2 + half) * 32, weight_[half] + (there ? column : 0), there,
-                 policy_);
+      copy_async(to_ + half * kStepBytes / 2, weight_[half], there && real_[half], policy_);
+      weight_[half] += warps * kStep;
     }
     copy_async_commit();
-    slot_ = slot_ + 1 == kSlots<warps> ? 0 : slot_ + 1;
-    first_ += warps * kStep;
-    if (first_ < inputs) return;
-    first_ = 0;
+    advance(to_);
+    column_ += warps * kStep;
+    if (--rounds_ > 0) return;
     tile_ += static_cast<int>(gridDim.x);
     aim();
-    if (tile_ >= tiles) real_[0] = real_[1] = false;
   }
-  __device__ uint4 get(int slot, int half) const { return slots_[(slot * 2 + half) * 32]; }
+  /// Asks the L2 cache for as many steps as there are slots, behind those that were sent.
+  __device__ void prefetch_behind() const {
+    const int inputs = static_cast<int>(op_.w.cols), l = static_cast<int>(threadIdx.x);
+    const int first = (ceil_div(inputs, warps * kStep) - rounds_) * warps * kStep;
+    const int count = min(kSlots<warps> * warps * kStep, inputs - first);
+    const Left left(op_, tile_);
+    if (tile_ < tiles_ && l < kLeft && left.real(l))
+      prefetch_run(op_.w.row<Bf16>(left.row(l)) + first, count * sizeof(Bf16));
+  }
+  /// The next step, once it has come.
+  __device__ void get(uint4& high, uint4& low) {
+    copy_async_wait<kSlots<warps> - 1>();
+    high = load_shared(from_), low = load_shared(from_ + kStepBytes / 2);
+    advance(from_);
+  }
 
  private:
+  static constexpr int kStepBytes = kLeft * kStep * static_cast<int>(sizeof(Bf16));
+
+  __device__ static uint4 load_shared(std::uint32_t from) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(from)
+                 : "memory");
+    return v;
+  }
+  __device__ void advance(std::uint32_t& slot) const {
+    slot += kStepBytes;
+    if (slot == begin_ + kSlots<warps> * kStepBytes) slot = begin_;
+  }
   __device__ void aim() {
     const Left left(op_, tile_);
     const int group = threadIdx.x % 32 / 4;
+    column_ = static_cast<int>(threadIdx.x) / 32 * kStep + threadIdx.x % 4 * 8;
+    rounds_ = ceil_div(static_cast<int>(op_.w.cols), warps * kStep);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      real_[half] = group < left.count[half];
-      weight_[half] = op_.w.row<Bf16>(real_[half] ? left.first[half] + group : 0);
+      const bool real = tile_ < tiles_ && group < left.count[half];
+      real_[half] = real;
+      weight_[half] = op_.w.row<Bf16>(real ? left.first[half] + group : 0) + column_;
     }
   }
 
   const op::Linear& op_;
-  uint4* slots_;
+  int tiles_;
   std::uint64_t policy_;
+  std::uint32_t begin_;  ///< of the slots, for this lane
+  std::uint32_t to_;     ///< where the next step is sent
+  std::uint32_t from_;   ///< and where it is read
   int tile_;
-  int slot_ = 0;
-  int first_ = 0;  ///< input of the warps' next steps
-  const Bf16* weight_[2];
+  int column_;  ///< of what is sent next
+  int rounds_;  ///< of the tile, that are still to be sent
   bool real_[2];
+  const Bf16* weight_[2];
 };
 
 /// Asks for what the convolutions behind a tile read.
@@ -220,9 +303,14 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
   constexpr int kRows = 8 * row_tiles;
   extern __shared__ __align__(16) std::byte memory[];
   let_next_begin();
-  Source<warps> source(op, reinterpret_cast<uint4*>(memory));
+  Source<warps> source(op, memory, tiles);
+  [[maybe_unused]] std::conditional_t<own, Row<warps>, NoRow> only(op);
 #pragma unroll 1
-  for (int i = 0; i < kSlots<warps> - 1; ++i) source.send(tiles);
+  for (int i = 0; i < kSlots<warps>; ++i) {
+    if (i >= kAtOnce && gridDim.x > kFewBlocks) copy_async_wait<kAtOnce - 1>();
+    source.send();
+  }
+  if (gridDim.x <= kFewBlocks) source.prefetch_behind();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
   const int n0 = static_cast<int>(blockIdx.y) * kRows;
   const int inputs = static_cast<int>(op.w.cols);
@@ -235,7 +323,7 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
 
   auto* row = reinterpret_cast<Bf16*>(memory + kSlotBytes<warps> +
                                       kSums<row_tiles> * kSumBytes<row_tiles, warps>);
-  if constexpr (own) bring_row<warps>(op, row);
+  if constexpr (own) only.bring(row);
   const Bf16* input[row_tiles];
   bool used[row_tiles];
 #pragma unroll
@@ -244,38 +332,47 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
     input[n] = own ? row : op.x.row<Bf16>(used[n] ? n0 + n * 8 + group : 0);
   }
 
-  // A step ahead: rows come from memory, unless the block keeps them.
+  // Rows come from memory, so they are read a step ahead, unless the block keeps them. They are the
+  // same for each tile.
+  constexpr int kAhead = own ? 0 : 1;
   struct Inputs {
     uint4 of_row[row_tiles];
   };
-  const auto inputs_at = [&](int first) {
-    const int column = first + warp * kStep + t * 8;
-    Inputs x;
+  int round_begin = 0;
+  const auto next_inputs = [&](Inputs& x) {
+    const int column = round_begin + warp * kStep + t * 8;
 #pragma unroll
     for (int n = 0; n < row_tiles; ++n)
-      x.of_row[n] = used[n] && column < inputs ? *reinterpret_cast<const uint4*>(input[n] + column)
-                                               : uint4{0, 0, 0, 0};
-    return x;
+      if constexpr (own)
+        x.of_row[n] = *reinterpret_cast<const uint4*>(input[n] + column);
+      else
+        x.of_row[n] = used[n] && column < inputs
+                          ? *reinterpret_cast<const uint4*>(input[n] + column)
+                          : uint4{0, 0, 0, 0};
+    round_begin += warps * kStep;
+    if (round_begin >= inputs) round_begin = 0;
   };
-  Inputs x = inputs_at(0);
+  Inputs ahead[kAhead + 1];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) next_inputs(ahead[i]);
 
-  int slot = 0, turn = 0;
+  const int rounds = ceil_div(inputs, warps * kStep);
+  int turn = 0;
 #pragma unroll 1
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles;
        tile += static_cast<int>(gridDim.x), ++turn) {
     float sum[row_tiles][4] = {};
 #pragma unroll 1
-    for (int first = 0; first < inputs; first += warps * kStep) {
-      copy_async_wait<kSlots<warps> - 2>();
-      const uint4 high = source.get(slot, 0), low = source.get(slot, 1);
-      slot = slot + 1 == kSlots<warps> ? 0 : slot + 1;
-      // To the slot of the step before, which is multiplied.
-      source.send(tiles);
-      const int next = first + warps * kStep;
-      const Inputs behind = inputs_at(next < inputs ? next : 0);
+    for (int round = 0; round < rounds; ++round) {
+      uint4 high, low;
+      source.get(high, low);
+      next_inputs(ahead[kAhead]);
 #pragma unroll
-      for (int n = 0; n < row_tiles; ++n) multiply_step(sum[n], high, low, x.of_row[n]);
-      x = behind;
+      for (int n = 0; n < row_tiles; ++n) multiply_step(sum[n], high, low, ahead[0].of_row[n]);
+      // To the same slot, whose weights are multiplied.
+      source.send();
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) ahead[i] = ahead[i + 1];
     }
 
     auto* partial = reinterpret_cast<float*>(memory + kSlotBytes<warps> +
@@ -405,8 +502,10 @@ bool takes(const CudaStream& stream, const op::Linear& op) {
   if (op.dtype() != DType::bf16 || op.x.rows > kMostRows || !aligned(8, op.w)) return false;
   if (op.w.rows > std::numeric_limits<int>::max() / 2) return false;
   if (op.norm.empty()) return aligned(8, op.x);
-  const bool keeps = visit_warps(op.w, [&]<int warps>() { return keeps_row<warps>(stream, op); });
-  return keeps && norm_warps(op.w.cols) <= kMostNormWarps && aligned(kNormRun, op.x, op.norm);
+  const bool keeps = visit_warps(op.w, [&]<int warps>() {
+    return keeps_row<warps>(stream, op) && norm_warps(op.w.cols) <= kPlaces * warps;
+  });
+  return keeps && aligned(kNormRun, op.x, op.norm);
 }
 
 void multiply(CudaStream& stream, const op::Linear& call) {
