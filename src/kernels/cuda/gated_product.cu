@@ -60,7 +60,6 @@ struct Tiles {
 struct Job {
   CUtensorMap a;
   CUtensorMap b[2];  ///< of the left and the right half of a tile's columns
-  CUtensorMap map;   ///< of product; backward
   View product;  ///< gates beside ups; forward left out if not wanted, backward they become their
                  ///< gradients
   View hidden;
@@ -159,16 +158,10 @@ __device__ inline Piece* piece_of(unsigned char* rounded, int row, int i) {
 template <bool backward>
 __device__ inline void copy_factors(Shared& shared, const Job& job) {
   constexpr int kBoxes = kTileColumns / 2 / 64;  // of a half of the right factor, where across
-  const int cols = static_cast<int>(job.hidden.cols);
   Ring<kStages> ring;
   each_unit(job.tiles, [&](const Unit& unit) {
     const int row = row_of(unit);
     const int col = unit.col * kColumns<backward>;
-    if (backward && unit.part == job.tiles.parts - 1)
-      for (int c = col; c < col + kTileColumns && c < cols; c += 64) {
-        tensor_prefetch(job.map, c, row);
-        tensor_prefetch(job.map, c + cols, row);
-      }
     for (int step = unit.begin; step < unit.end; ++step) {
       const int depth = step * kDepth;
       barrier_wait(&shared.empty[ring.at], ring.parity ^ 1);
@@ -590,7 +583,6 @@ bool multiply(CudaStream& stream, const op::LinearBackward& op) {
   Job job{};
   job.a = hopper::tensor_map(op.dy, kDepth, kTileRows);
   job.b[0] = job.b[1] = hopper::tensor_map(op.w, 64, kDepth);
-  job.map = hopper::tensor_map(op.product, 64, kTileRows);
   job.product = op.product;
   job.hidden = op.again;
   job.tiles = tiles_of<true>(stream, op.dy.rows, width, op.dy.cols);

@@ -187,13 +187,6 @@ __device__ inline void tensor_load_to_all(void* to, const CUtensorMap& map, std:
       "r"(0), "h"(blocks)
       : "memory");
 }
-/// Lets the L2 cache fetch a tile.
-__device__ inline void tensor_prefetch(const CUtensorMap& map, int col, int row) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(
-                   reinterpret_cast<std::uint64_t>(&map)),
-               "r"(col), "r"(row), "r"(0)
-               : "memory");
-}
 
 // ---- clusters --------------------------------------------------------------------------------
 
