@@ -39,7 +39,7 @@ namespace {
 
 /// How a kernel is laid out. Slices: columns of values that one job computes.
 template <int width_, int keys_, int consumers_, int stages_, int query_stages_, int registers_,
-          int copy_registers_, int polynomials_ = 0>
+          int copy_registers_>
 struct Layout {
   static constexpr int width = width_;                ///< of keys, and of a slice of values
   static constexpr int keys = keys_;                  ///< of a block
@@ -48,8 +48,6 @@ struct Layout {
   static constexpr int query_stages = query_stages_;  ///< jobs on their way, and their queries
   static constexpr int registers = registers_;        ///< of a thread that computes
   static constexpr int copy_registers = copy_registers_;
-  /// Of 16 exponentials, those that are polynomials.
-  static constexpr int polynomials = polynomials_;
   /// One more than queries: when the next job is found, copying threads may still read the last.
   static constexpr int job_stages = query_stages + 1;
   static constexpr int rows = 64 * consumers;
@@ -97,28 +95,6 @@ constexpr float kSlack = 16;
 /// Limits of rows whose largest score is so far below 0 that the limit would be too, so that each
 /// block is looked at more closely, and of rows that are not the job's, which must not matter.
 constexpr int kAlways = INT_MIN, kNever = INT_MAX;
-
-/// 2^(score * scale - shift) by additions and multiplications, for results up to 2^kSlack: of these
-/// a multiprocessor starts 128 a clock, of the special-function unit's 2^x, which as many as all
-/// products of narrow heads wait for, 16. Results below 2^-47 are 2^-47, which is nothing beside a
-/// row's largest. NaN is not kept.
-///
-/// The exponent is n + f with |f| <= 1/2. 2^f is the polynomial of degree 4 whose largest relative
-/// error is least (Remez): 2.6e-6. The exponent's place in its range is rounded to 2^-25: 1.3e-6.
-__device__ inline float exp2_polynomial(float score, float scale, float shift) {
-  constexpr float kRange = 64, kLeast = -47;
-  constexpr float kRound = 12582912;  // 1.5 * 2^23: a sum with it is rounded to whole numbers
-  const float place =
-      __saturatef(score * (scale / kRange) - (shift + kLeast) / kRange);  // of x in its range
-  const float rounded = place * kRange + (kRound + kLeast);
-  const float f = place * kRange - (rounded - (kRound + kLeast));
-  float power = 0.009570102f;
-  power = power * f + 0.055917860f;
-  power = power * f + 0.24024745f;
-  power = power * f + 0.69312181f;
-  power = power * f + 0.99999926f;
-  return __int_as_float(__float_as_int(power) + (__float_as_int(rounded) << 23));
-}
 
 constexpr int kCopyBarrier = 1;   ///< hardware barriers: the copying threads among themselves,
 constexpr int kTurnBarrier = 2;   ///< one for each warpgroup's turn,
@@ -462,7 +438,6 @@ struct Computer {
   }
 
   /// From scores to weights, still as floats.
-  template <int polynomials>
   __device__ void exponentials() {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -471,11 +446,8 @@ struct Computer {
       for (int i = 0; i < kScores; i += 4)
 #pragma unroll
         for (int j = 2 * r; j < 2 * r + 2; ++j) {
-          float& score = scores[i + j];
-          const int turn = (i / 4 * 2 + j % 2) * polynomials % 16;  // evenly among the others
-          score = turn < polynomials ? exp2_polynomial(score, scale, shift[r])
-                                     : exp2_fast(score * scale - shift[r]);
-          sum[j % 2] += score;
+          scores[i + j] = exp2_fast(scores[i + j] * scale - shift[r]);
+          sum[j % 2] += scores[i + j];
         }
       total[r] += sum[0] + sum[1];
     }
@@ -488,12 +460,12 @@ struct Computer {
   /// blocks neither need to know their largest score nor change what was added before.
   __device__ bool weigh(int block, float (&factor)[2]) {
     if (!__any_sync(0xffffffffu, !sees_all(block) | passes())) [[likely]] {
-      exponentials<L::polynomials>();
+      exponentials();
       return false;
     }
     mask(block);
     follow(factor);
-    exponentials<0>();
+    exponentials();
     return __any_sync(0xffffffffu, factor[0] != 1 || factor[1] != 1);
   }
   __device__ void round_weights() {
@@ -587,7 +559,7 @@ struct Computer {
     keys.advance();
     mask(blocks - 1);
     follow(factor);
-    exponentials<0>();
+    exponentials();
     round_weights();
     if (blocks > 1) barrier_wait(&barriers.keys_full[keys.at], keys.parity);
     for (int n = blocks - 2; n >= 0; --n) {
