@@ -356,12 +356,25 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) next_inputs(ahead[i]);
 
+  // What a sum is added to. A thread's first is read before the sum is made.
+  const bool adds = op.add || !op.bias.empty();
+  const auto addend = [&](const Left& left, int i) {
+    const int l = i % kLeft;
+    if (!adds || i >= count * kLeft || !left.real(l)) return 0.0f;
+    return op.add ? to_float(op.y.row<Y>(n0 + i / kLeft)[left.row(l)])
+                  : op.bias.row<float>(0)[left.row(l)];
+  };
+
+  constexpr int kThreads = warps * 32;
   const int rounds = ceil_div(inputs, warps * kStep);
   int turn = 0;
 #pragma unroll 1
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles;
        tile += static_cast<int>(gridDim.x), ++turn) {
     float sum[row_tiles][4] = {};
+    // Warps finish tiles in turn, whole warps, for those of pairs meet.
+    const int place = (static_cast<int>(threadIdx.x) + turn * 32) % kThreads;
+    const float first_addend = adds ? addend(Left(op, tile), place) : 0;
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
       uint4 high, low;
@@ -386,20 +399,13 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
     // them.
     __syncthreads();
     const Left left(op, tile);
-    // Warps finish tiles in turn, whole warps, for those of pairs meet.
-    const int threads = warps * 32;
 #pragma unroll 1
-    for (int i = (threadIdx.x + turn * 32) % threads; i < ceil_div(count * kLeft, 32) * 32;
-         i += threads) {
+    for (int i = place; i < ceil_div(count * kLeft, 32) * 32; i += kThreads) {
       const int l = i % kLeft, column = left.row(l);
       const bool exists = i < count * kLeft && left.real(l);
       Y* const y = op.y.row<Y>(n0 + (exists ? i / kLeft : 0));
-      float value = 0;
+      float value = i == place ? first_addend : addend(left, i);
       if (exists) {
-        if (op.add)
-          value = to_float(y[column]);
-        else if (!op.bias.empty())
-          value = op.bias.row<float>(0)[column];
 #pragma unroll
         for (int other = 0; other < warps; ++other)
           value += partial[(other * kRows + i / kLeft) * kPitch + l];
