@@ -20,12 +20,14 @@ struct Sizes {
   Index rows, inputs, outputs;
 };
 
-// 1, odd sizes, no multiples of a tile; some cross the blocks of k, rows and columns; the last ones
-// lie as a GPU's tensor cores and its library want them.
-const std::vector<Sizes> kSizes{
-    {1, 1, 1},      {1, 3, 17},      {3, 17, 65},  {2, 65, 127},   {5, 200, 3},    {17, 127, 65},
-    {65, 3, 200},   {37, 65, 200},   {127, 17, 1}, {7, 1000, 33},  {530, 901, 67}, {1100, 33, 130},
-    {1, 2056, 100}, {13, 264, 1000}, {30, 72, 40}, {100, 512, 72}, {300, 520, 264}};
+// 1, odd sizes, no multiples of a tile; some cross the blocks of k, rows and columns; others lie as
+// a GPU's tensor cores and its library want them, the last ones with tiles for all multiprocessors.
+const std::vector<Sizes> kSizes{{1, 1, 1},       {1, 3, 17},      {3, 17, 65},     {2, 65, 127},
+                                {5, 200, 3},     {17, 127, 65},   {65, 3, 200},    {37, 65, 200},
+                                {127, 17, 1},    {7, 1000, 33},   {530, 901, 67},  {1100, 33, 130},
+                                {1, 2056, 100},  {13, 264, 1000}, {30, 72, 40},    {100, 512, 72},
+                                {300, 520, 264}, {12, 264, 1212}, {40, 264, 1212}, {12, 520, 2200},
+                                {40, 520, 2200}};
 
 class Linear : public KernelTest {
  protected:
@@ -207,7 +209,7 @@ TEST_P(Linear, RotatesWhatItHasMultiplied) {
   for (const auto& [rows, inputs, outputs, heads, width] :
        {Case{1, 72, 100, 2, 32}, Case{3, 64, 96, 6, 16}, Case{5, 136, 200, 2, 64},
         Case{9, 65, 40, 2, 20}, Case{20, 40, 80, 5, 16}, Case{140, 64, 64, 1, 64},
-        Case{2, 32, 272, 1, 272}}) {
+        Case{2, 32, 272, 1, 272}, Case{40, 136, 2304, 4, 64}}) {
     SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs, ", heads of ", width));
     const Host x = random(rows, inputs, exact(), 1), w = random(outputs, inputs, dtype(), 2);
     const View residual = upload(x, exact()), weight = upload(w);
@@ -255,7 +257,7 @@ TEST_P(Linear, ConvolvesWhatItHasMultiplied) {
   for (const auto& [rows, inputs, outputs, channels, taps, length] :
        {Case{1, 72, 100, 48, 4, 1}, Case{3, 64, 96, 96, 4, 1}, Case{5, 136, 200, 32, 3, 1},
         Case{9, 65, 40, 16, 4, 1}, Case{20, 40, 80, 13, 4, 1}, Case{140, 64, 64, 32, 4, 1},
-        Case{6, 32, 272, 48, 4, 2}}) {
+        Case{6, 32, 272, 48, 4, 2}, Case{40, 136, 2304, 96, 4, 1}}) {
     SCOPED_TRACE(text_of(rows, " x ", inputs, " x ", outputs, ", ", channels, " channels"));
     const View x = upload(random(rows, inputs, dtype(), 1));
     const View w = upload(random(outputs, inputs, dtype(), 2, 0.1));
@@ -297,8 +299,13 @@ TEST_P(Linear, ConvolvesWhatItHasMultiplied) {
 // Sizes that a GPU shares out among more and fewer warps.
 TEST_P(Linear, GivesARowOfTheStreamTheSameBitsInAnyCompany) {
   constexpr Index kMost = 70;
-  for (const auto& [inputs, half] :
-       {std::pair<Index, Index>{1024, 40}, {136, 36}, {264, 300}, {2048, 12}, {72, 2100}}) {
+  for (const auto& [inputs, half] : {std::pair<Index, Index>{1024, 40},
+                                     {136, 36},
+                                     {264, 300},
+                                     {2048, 12},
+                                     {72, 2100},
+                                     {264, 604},
+                                     {520, 1100}}) {
     SCOPED_TRACE(text_of(inputs, " x 2 x ", half));
     const View x = upload(random(kMost, inputs, exact(), 1), exact());
     const View w = upload(random(2 * half, inputs, dtype(), 2));

@@ -11,9 +11,10 @@
 #include "kernels/cuda/vector.cuh"
 
 // Decoding's products: what takes the time is to read the weight, once. So that the memory never
-// waits, a kernel has no more blocks than fit into half of the GPU, and each goes from tile to tile
-// without a pause, its copies some steps ahead. The other half is for the blocks of the kernel
-// behind it: they begin early (launch_early), fetch their first weights, and wait.
+// waits, a kernel has no more blocks than run at once, and each goes from tile to tile without a
+// pause, its copies many steps ahead: little of a multiprocessor's shared memory is left. The
+// blocks of the kernel behind it begin where one has ended or where there is room beside it
+// (launch_early), fetch their first weights, and wait.
 //
 // Code that runs once costs a miss of the instruction cache every 128 bytes: so there is one copy
 // of everything, and little is unrolled.
@@ -21,35 +22,54 @@
 namespace samba::few_rows {
 namespace {
 
-/// Steps of a warp whose weights shared memory has room for: bytes under way are what keeps the
-/// memory busy.
-template <int warps>
-constexpr int kSlots = warps > 8 ? 4 : 8;
 /// Of those on their way to a block that waits: more would stand in the way of what the kernels
 /// before it still read.
 constexpr int kAtOnce = 3;
 /// Blocks of a kernel that waits and asks for more than that: the L2 cache, for what has no slot.
 constexpr int kFewBlocks = 32;
-constexpr int kPitch = 20;  // of rows of kLeft sums: neighbouring lanes then write different banks
-constexpr int kResidentWarps = 16;  // of a kernel, on a multiprocessor
+/// Shared memory of Hopper's multiprocessors, of which the system takes some for each block; and
+/// what a block has on any GPU.
+constexpr int kMemory = 228 << 10, kMemoryOfSystem = 1 << 10, kLeastMemory = 99 << 10;
 
-template <int warps>
-constexpr int kSlotBytes = warps * kSlots<warps> * kLeft * kStep * static_cast<int>(sizeof(Bf16));
-/// Of the sums of a tile.
-template <int row_tiles, int warps>
-constexpr int kSumBytes = warps * 8 * row_tiles * kPitch * static_cast<int>(sizeof(float));
-/// Tiles whose sums there is room for: two in turn save a barrier.
-template <int row_tiles>
-constexpr int kSums = row_tiles <= 2 ? 2 : 1;
+/// How a kernel is cut. `own`: x has one row, which each block keeps in shared memory; else a
+/// step's inputs come beside its weights. `small_`: any GPU has the memory.
+template <int row_tiles_, int lefts_, int warps_, bool own_, bool small_ = false>
+struct Shape {
+  static constexpr int row_tiles = row_tiles_;  ///< of 8 rows of x
+  static constexpr int lefts = lefts_;          ///< of kLeft rows of w
+  static constexpr int warps = warps_;
+  static constexpr bool own = own_;
+  static constexpr int rows = own ? 1 : 8 * row_tiles;
+  static constexpr int columns = kLeft * lefts;  ///< a tile's sums of one row
+  static constexpr int threads = warps * 32;
+  static constexpr int round = warps * kStep;  ///< inputs that the warps multiply at once
 
-template <int row_tiles, int warps, bool own>
+  /// Of a warp's step, in 16 bytes a lane.
+  static constexpr int weight_bytes = lefts * kLeft * kStep * static_cast<int>(sizeof(Bf16));
+  static constexpr int input_bytes = own ? 0 : rows * kStep * static_cast<int>(sizeof(Bf16));
+  static constexpr int step_bytes = weight_bytes + input_bytes;
+  static constexpr int sum_bytes = warps * rows * columns * static_cast<int>(sizeof(float));
+  /// Tiles whose sums there is room for: two in turn save a barrier.
+  static constexpr int sums = row_tiles == 1 ? 2 : 1;
+  /// Blocks of a kernel on a multiprocessor. Where there are tiles for all, memory leaves no room
+  /// for more: the first blocks would take it, and some multiprocessors had more to do than others.
+  static constexpr int resident = (lefts == 1 ? 16 : 8) / warps;
+  static constexpr int memory = small_ ? kLeastMemory : kMemory / resident - kMemoryOfSystem;
+  /// Steps of a warp that there is room for: bytes under way are what keeps the memory busy. Where
+  /// blocks keep their row, one of 16 warps and one of 8 fit beside each other.
+  static constexpr int slots_beside_row = warps > 8 ? 6 : warps > 4 ? 12 : 4;
+  static constexpr int slots =
+      own ? slots_beside_row : std::min(8, (memory - sums * sum_bytes) / (warps * step_bytes));
+  static constexpr int slot_bytes = warps * slots * step_bytes;
+  static_assert(slots >= 2);
+};
+
+template <class S>
 std::size_t shared_bytes(const op::Linear& op) {
-  constexpr int kRound = warps * kStep;
-  const int row =
-      own ? ceil_div(static_cast<int>(op.w.cols), kRound) * kRound * static_cast<int>(sizeof(Bf16))
-          : 0;
-  return static_cast<std::size_t>(kSlotBytes<warps> +
-                                  kSums<row_tiles> * kSumBytes<row_tiles, warps> + row);
+  const int row = S::own ? ceil_div(static_cast<int>(op.w.cols), S::round) * S::round *
+                               static_cast<int>(sizeof(Bf16))
+                         : 0;
+  return static_cast<std::size_t>(S::slot_bytes + S::sums * S::sum_bytes + row);
 }
 
 /// How the L2 cache treats what is read once: it goes before all else.
@@ -59,7 +79,17 @@ __device__ std::uint64_t evicted_first() {
   return policy;
 }
 
-/// copy_async under that policy, to an address of shared memory.
+/// copy_async to an address of shared memory, and the same under that policy.
+__device__ void copy_async(std::uint32_t to, const Bf16* from, bool there) {
+  asm volatile(
+      "{\n"
+      ".reg .pred absent;\n"
+      "setp.eq.u32 absent, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, absent;\n"
+      "}" ::"r"(to),
+      "l"(__cvta_generic_to_global(from)), "r"(static_cast<unsigned>(there))
+      : "memory");
+}
 __device__ void copy_async(std::uint32_t to, const Bf16* from, bool there, std::uint64_t policy) {
   asm volatile(
       "{\n"
@@ -192,79 +222,106 @@ struct Left {
   __device__ bool real(int l) const { return l < 8 ? l < count[0] : l - 8 < count[1]; }
 };
 
-/// Where a warp's weights come from, step by step and tile by tile. A lane reads from the slots
-/// what it has sent there, and nothing else: of two rows 8 neighbours, in one access each.
-template <int warps>
+/// Where a warp's factors come from, step by step and tile by tile. A lane reads from the slots
+/// what it has sent there, and nothing else: 16 bytes of each row of w or x that is its own.
+template <class S>
 class Source {
  public:
-  __device__ Source(const op::Linear& op, const std::byte* slots, int tiles)
+  __device__ Source(const op::Linear& op, const std::byte* slots, int tiles, int first_row,
+                    int rows)
       : op_(op),
         tiles_(tiles),
         policy_(evicted_first()),
         begin_(static_cast<std::uint32_t>(__cvta_generic_to_shared(slots)) +
-               threadIdx.x / 32 * kSlots<warps> * kStepBytes + threadIdx.x % 32 * 16),
+               threadIdx.x / 32 * S::slots * S::step_bytes + threadIdx.x % 32 * 16),
         to_(begin_),
         from_(begin_),
-        tile_(static_cast<int>(blockIdx.x)) {
+        tile_(static_cast<int>(blockIdx.y)) {
     aim();
+#pragma unroll
+    for (int n = 0; n < kInputs; ++n) {
+      const int row = n * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
+      used_[n] = row < rows;
+      input_[n] = op.x.row<Bf16>(used_[n] ? first_row + row : 0);
+    }
   }
-  /// Sends the next step on its way, to the slot behind the last one.
-  __device__ void send() {
+  /// Sends the weights of the next step on their way, to the slot behind the last one.
+  __device__ void send_weights() {
     const bool there = column_ < static_cast<int>(op_.w.cols);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      copy_async(to_ + half * kStepBytes / 2, weight_[half], there && real_[half], policy_);
-      weight_[half] += warps * kStep;
+    for (int i = 0; i < 2 * S::lefts; ++i) {
+      copy_async(to_ + i * 512, weight_[i], there && real_[i], policy_);
+      weight_[i] += S::round;
     }
+  }
+  /// And its inputs.
+  __device__ void send_inputs() { send_inputs(to_, column_); }
+  /// The inputs of the first steps, whose weights are on their way.
+  __device__ void send_first_inputs() {
+    const int inputs = static_cast<int>(op_.w.cols);
+    int column = first_column();
+#pragma unroll 1
+    for (int i = 0; i < S::slots; ++i) {
+      send_inputs(begin_ + i * S::step_bytes, column);
+      copy_async_commit();
+      column += S::round;
+      if (column >= ceil_div(inputs, S::round) * S::round) column = first_column();
+    }
+  }
+  /// The step is sent: what is sent next belongs to the next.
+  __device__ void advance() {
     copy_async_commit();
-    advance(to_);
-    column_ += warps * kStep;
+    next_slot(to_);
+    column_ += S::round;
     if (--rounds_ > 0) return;
-    tile_ += static_cast<int>(gridDim.x);
+    tile_ += static_cast<int>(gridDim.y);
     aim();
   }
   /// Asks the L2 cache for as many steps as there are slots, behind those that were sent.
   __device__ void prefetch_behind() const {
     const int inputs = static_cast<int>(op_.w.cols), l = static_cast<int>(threadIdx.x);
-    const int first = (ceil_div(inputs, warps * kStep) - rounds_) * warps * kStep;
-    const int count = min(kSlots<warps> * warps * kStep, inputs - first);
-    const Left left(op_, tile_);
-    if (tile_ < tiles_ && l < kLeft && left.real(l))
-      prefetch_run(op_.w.row<Bf16>(left.row(l)) + first, count * sizeof(Bf16));
+    const int first = (ceil_div(inputs, S::round) - rounds_) * S::round;
+    const int count = min(S::slots * S::round, inputs - first);
+    if (tile_ >= tiles_ || l >= S::columns) return;
+    const Left left(op_, tile_ * S::lefts + l / kLeft);
+    if (left.real(l % kLeft))
+      prefetch_run(op_.w.row<Bf16>(left.row(l % kLeft)) + first, count * sizeof(Bf16));
   }
-  /// The next step, once it has come.
-  __device__ void get(uint4& high, uint4& low) {
-    copy_async_wait<kSlots<warps> - 1>();
-    high = load_shared(from_), low = load_shared(from_ + kStepBytes / 2);
-    advance(from_);
+  /// The next step, once it has come; this lane's part of it begins here.
+  __device__ std::uint32_t get() {
+    copy_async_wait<S::slots - 1>();
+    const std::uint32_t from = from_;
+    next_slot(from_);
+    return from;
   }
 
  private:
-  static constexpr int kStepBytes = kLeft * kStep * static_cast<int>(sizeof(Bf16));
+  static constexpr int kInputs = S::own ? 0 : S::row_tiles;
 
-  __device__ static uint4 load_shared(std::uint32_t from) {
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(from)
-                 : "memory");
-    return v;
+  __device__ static int first_column() {
+    return static_cast<int>(threadIdx.x) / 32 * kStep + static_cast<int>(threadIdx.x) % 4 * 8;
   }
-  __device__ void advance(std::uint32_t& slot) const {
-    slot += kStepBytes;
-    if (slot == begin_ + kSlots<warps> * kStepBytes) slot = begin_;
+  __device__ void send_inputs(std::uint32_t slot, int column) const {
+    const bool there = column < static_cast<int>(op_.w.cols);
+#pragma unroll
+    for (int n = 0; n < kInputs; ++n)
+      copy_async(slot + S::weight_bytes + n * 512, input_[n] + column, there && used_[n]);
+  }
+  __device__ void next_slot(std::uint32_t& slot) const {
+    slot += S::step_bytes;
+    if (slot == begin_ + S::slots * S::step_bytes) slot = begin_;
   }
   __device__ void aim() {
-    const Left left(op_, tile_);
     const int group = threadIdx.x % 32 / 4;
-    column_ = static_cast<int>(threadIdx.x) / 32 * kStep + threadIdx.x % 4 * 8;
-    rounds_ = ceil_div(static_cast<int>(op_.w.cols), warps * kStep);
+    column_ = first_column();
+    rounds_ = ceil_div(static_cast<int>(op_.w.cols), S::round);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const bool real = tile_ < tiles_ && group < left.count[half];
-      real_[half] = real;
-      weight_[half] = op_.w.row<Bf16>(real ? left.first[half] + group : 0) + column_;
+    for (int i = 0; i < 2 * S::lefts; ++i) {
+      const Left left(op_, tile_ * S::lefts + i / 2);
+      real_[i] = group < left.count[i % 2];
+      weight_[i] = op_.w.row<Bf16>(real_[i] ? left.first[i % 2] + group : 0) + column_;
     }
+    if (tile_ >= tiles_) column_ = static_cast<int>(op_.w.cols);  // and nothing is there
   }
 
   const op::Linear& op_;
@@ -276,9 +333,20 @@ class Source {
   int tile_;
   int column_;  ///< of what is sent next
   int rounds_;  ///< of the tile, that are still to be sent
-  bool real_[2];
-  const Bf16* weight_[2];
+  bool real_[2 * S::lefts];
+  const Bf16* weight_[2 * S::lefts];
+  bool used_[S::row_tiles];
+  const Bf16* input_[S::row_tiles];
 };
+
+__device__ uint4 load_shared(std::uint32_t from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
 
 /// Asks for what the convolutions behind a tile read.
 __device__ void prefetch_convolutions(const op::Linear& op, const Left& left, int row, int count) {
@@ -291,124 +359,115 @@ __device__ void prefetch_convolutions(const op::Linear& op, const Left& left, in
   if (threadIdx.x < kLeft) prefetch(op.conv.w.row<float>(left.row(threadIdx.x)));
 }
 
-/// A block makes tiles of 16 columns of y (of a gated one 8) for up to 8 * row_tiles rows; its
-/// warps share the inputs, a step of them in turn, and add up in order. A weight is a row of the
-/// tensor core's left factor, so rows of x are columns of its right one: each by itself. Inside a
-/// step the core's order of inputs is free, as long as both factors have it.
-///
-/// `own`: x has one row, which the block keeps in shared memory.
-template <int row_tiles, int warps, bool own, class Y, class Angles>
-__global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) void few_rows(
-    const __grid_constant__ op::Linear op, const __grid_constant__ Angles angles, const int tiles) {
-  constexpr int kRows = 8 * row_tiles;
+/// A block makes tiles of S::columns columns of y (of a gated one half as many) for up to S::rows
+/// rows; its warps share the inputs, a step of them in turn, and add up in order. A weight is a row
+/// of the tensor core's left factor, so rows of x are columns of its right one: each by itself.
+/// Inside a step the core's order of inputs is free, as long as both factors have it.
+template <class S, class Y, class Angles>
+__global__ __launch_bounds__(S::threads,
+                             2 * S::resident) void few_rows(const __grid_constant__ op::Linear op,
+                                                            const __grid_constant__ Angles angles,
+                                                            const int tiles) {
   extern __shared__ __align__(16) std::byte memory[];
   let_next_begin();
-  Source<warps> source(op, memory, tiles);
-  [[maybe_unused]] std::conditional_t<own, Row<warps>, NoRow> only(op);
-#pragma unroll 1
-  for (int i = 0; i < kSlots<warps>; ++i) {
-    if (i >= kAtOnce && gridDim.x > kFewBlocks) copy_async_wait<kAtOnce - 1>();
-    source.send();
-  }
-  if (gridDim.x <= kFewBlocks) source.prefetch_behind();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
-  const int n0 = static_cast<int>(blockIdx.y) * kRows;
+  const int n0 = static_cast<int>(blockIdx.x) * S::rows;
   const int inputs = static_cast<int>(op.w.cols);
-  const int count = min(kRows, static_cast<int>(op.y.rows) - n0);
-  {
-    const Left left(op, static_cast<int>(blockIdx.x));
+  const int count = min(S::rows, static_cast<int>(op.y.rows) - n0);
+  Source<S> source(op, memory, tiles, n0, count);
+  [[maybe_unused]] std::conditional_t<S::own, Row<S::warps>, NoRow> only(op);
+#pragma unroll 1
+  for (int i = 0; i < S::slots; ++i) {
+    if (i >= kAtOnce && gridDim.x * gridDim.y > kFewBlocks) copy_async_wait<kAtOnce - 1>();
+    source.send_weights();
+    source.advance();
+  }
+  if (gridDim.x * gridDim.y <= kFewBlocks) source.prefetch_behind();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
+#pragma unroll 1
+  for (int j = 0; j < S::lefts; ++j) {
+    const Left left(op, static_cast<int>(blockIdx.y) * S::lefts + j);
     if (left.use == Left::convolved) prefetch_convolutions(op, left, n0, count);
   }
   wait_for_previous();
 
-  auto* row = reinterpret_cast<Bf16*>(memory + kSlotBytes<warps> +
-                                      kSums<row_tiles> * kSumBytes<row_tiles, warps>);
-  if constexpr (own) only.bring(row);
-  const Bf16* input[row_tiles];
-  bool used[row_tiles];
-#pragma unroll
-  for (int n = 0; n < row_tiles; ++n) {
-    used[n] = n * 8 + group < count;
-    input[n] = own ? row : op.x.row<Bf16>(used[n] ? n0 + n * 8 + group : 0);
-  }
-
-  // Rows come from memory, so they are read a step ahead, unless the block keeps them. They are the
-  // same for each tile.
-  constexpr int kAhead = own ? 0 : 1;
-  struct Inputs {
-    uint4 of_row[row_tiles];
-  };
-  int round_begin = 0;
-  const auto next_inputs = [&](Inputs& x) {
-    const int column = round_begin + warp * kStep + t * 8;
-#pragma unroll
-    for (int n = 0; n < row_tiles; ++n)
-      if constexpr (own)
-        x.of_row[n] = *reinterpret_cast<const uint4*>(input[n] + column);
-      else
-        x.of_row[n] = used[n] && column < inputs
-                          ? *reinterpret_cast<const uint4*>(input[n] + column)
-                          : uint4{0, 0, 0, 0};
-    round_begin += warps * kStep;
-    if (round_begin >= inputs) round_begin = 0;
-  };
-  Inputs ahead[kAhead + 1];
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) next_inputs(ahead[i]);
+  auto* row = reinterpret_cast<Bf16*>(memory + S::slot_bytes + S::sums * S::sum_bytes);
+  if constexpr (S::own)
+    only.bring(row);
+  else
+    source.send_first_inputs();
 
   // What a sum is added to. A thread's first is read before the sum is made.
   const bool adds = op.add || !op.bias.empty();
-  const auto addend = [&](const Left& left, int i) {
-    const int l = i % kLeft;
-    if (!adds || i >= count * kLeft || !left.real(l)) return 0.0f;
-    return op.add ? to_float(op.y.row<Y>(n0 + i / kLeft)[left.row(l)])
-                  : op.bias.row<float>(0)[left.row(l)];
+  const auto addend = [&](const Left& left, int l, int n) {
+    if (!adds || n >= count || !left.real(l)) return 0.0f;
+    return op.add ? to_float(op.y.row<Y>(n0 + n)[left.row(l)]) : op.bias.row<float>(0)[left.row(l)];
+  };
+  const auto left_of = [&](int tile, int i) {
+    return Left(op, tile * S::lefts + i % S::columns / kLeft);
+  };
+  // Where a sum lies, of a warp's: rows of a lane's neighbours in different banks.
+  const auto place_of_sum = [](int n, int column) {
+    return n * S::columns + (column ^ n / 2 * 8 % S::columns);
   };
 
-  constexpr int kThreads = warps * 32;
-  const int rounds = ceil_div(inputs, warps * kStep);
+  const int rounds = ceil_div(inputs, S::round);
   int turn = 0;
 #pragma unroll 1
-  for (int tile = static_cast<int>(blockIdx.x); tile < tiles;
-       tile += static_cast<int>(gridDim.x), ++turn) {
-    float sum[row_tiles][4] = {};
+  for (int tile = static_cast<int>(blockIdx.y); tile < tiles;
+       tile += static_cast<int>(gridDim.y), ++turn) {
+    float sum[S::lefts][S::row_tiles][4] = {};
     // Warps finish tiles in turn, whole warps, for those of pairs meet.
-    const int place = (static_cast<int>(threadIdx.x) + turn * 32) % kThreads;
-    const float first_addend = adds ? addend(Left(op, tile), place) : 0;
+    const int place = (static_cast<int>(threadIdx.x) + turn * 32) % S::threads;
+    const float first_addend =
+        adds ? addend(left_of(tile, place), place % kLeft, place / S::columns) : 0;
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
-      uint4 high, low;
-      source.get(high, low);
-      next_inputs(ahead[kAhead]);
+      const std::uint32_t from = source.get();
+      uint4 w[2 * S::lefts];
 #pragma unroll
-      for (int n = 0; n < row_tiles; ++n) multiply_step(sum[n], high, low, ahead[0].of_row[n]);
-      // To the same slot, whose weights are multiplied.
-      source.send();
+      for (int i = 0; i < 2 * S::lefts; ++i) w[i] = load_shared(from + i * 512);
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) ahead[i] = ahead[i + 1];
+      for (int n = 0; n < S::row_tiles; ++n) {
+        uint4 x;
+        if constexpr (S::own)
+          x = *reinterpret_cast<const uint4*>(row + round * S::round + warp * kStep + t * 8);
+        else
+          x = load_shared(from + S::weight_bytes + n * 512);
+#pragma unroll
+        for (int j = 0; j < S::lefts; ++j) multiply_step(sum[j][n], w[2 * j], w[2 * j + 1], x);
+      }
+      // To the same slot, whose factors are multiplied.
+      source.send_weights();
+      if constexpr (!S::own) source.send_inputs();
+      source.advance();
     }
 
-    auto* partial = reinterpret_cast<float*>(memory + kSlotBytes<warps> +
-                                             turn % kSums<row_tiles> * kSumBytes<row_tiles, warps>);
+    auto* partial =
+        reinterpret_cast<float*>(memory + S::slot_bytes + turn % S::sums * S::sum_bytes);
 #pragma unroll
-    for (int n = 0; n < row_tiles; ++n)
+    for (int n = 0; n < S::row_tiles; ++n)
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        partial[(warp * kRows + n * 8 + t * 2 + i % 2) * kPitch + group + i / 2 * 8] = sum[n][i];
+      for (int j = 0; j < S::lefts; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (n * 8 + t * 2 + i % 2 < S::rows)
+            partial[warp * S::rows * S::columns +
+                    place_of_sum(n * 8 + t * 2 + i % 2, j * kLeft + group + i / 2 * 8)] =
+                sum[j][n][i];
     // Of two in turn, who reads the sums arrives at the next barrier before anybody writes over
     // them.
     __syncthreads();
-    const Left left(op, tile);
 #pragma unroll 1
-    for (int i = place; i < ceil_div(count * kLeft, 32) * 32; i += kThreads) {
-      const int l = i % kLeft, column = left.row(l);
-      const bool exists = i < count * kLeft && left.real(l);
-      Y* const y = op.y.row<Y>(n0 + (exists ? i / kLeft : 0));
-      float value = i == place ? first_addend : addend(left, i);
+    for (int i = place; i < ceil_div(count * S::columns, 32) * 32; i += S::threads) {
+      const Left left = left_of(tile, i);
+      const int l = i % kLeft, n = i / S::columns, column = left.row(l);
+      const bool exists = n < count && left.real(l);
+      Y* const y = op.y.row<Y>(n0 + (exists ? n : 0));
+      float value = i == place ? first_addend : addend(left, l, n);
       if (exists) {
 #pragma unroll
-        for (int other = 0; other < warps; ++other)
-          value += partial[(other * kRows + i / kLeft) * kPitch + l];
+        for (int other = 0; other < S::warps; ++other)
+          value += partial[other * S::rows * S::columns + place_of_sum(n, i % S::columns)];
       }
       if constexpr (std::is_same_v<Y, float>) {
         if (exists) y[column] = value;
@@ -424,37 +483,43 @@ __global__ __launch_bounds__(warps * 32, (row_tiles <= 2 ? 32 : 16) / warps) voi
           if (left.use == Left::pairs) {
             if (l >= 8) continue;
             const int pair = left.first[0] % left.head + l;
-            rotation_of(angles.turns[pair], position_of(op.rope, n0 + i / kLeft), op.rope.inverse)
+            rotation_of(angles.turns[pair], position_of(op.rope, n0 + n), op.rope.inverse)
                 .turn(a, b);
             y[left.first[1] + l] = from_float<Y>(b);
           }
         y[column] = from_float<Y>(a);
         if (left.use == Left::convolved)
-          op.conv.y.row<Y>(n0 + i / kLeft)[column] =
-              from_float<Y>(TokenConvolution(op.conv, n0 + i / kLeft, column).run<Y>(op.conv, a));
+          op.conv.y.row<Y>(n0 + n)[column] =
+              from_float<Y>(TokenConvolution(op.conv, n0 + n, column).run<Y>(op.conv, a));
       }
     }
-    if constexpr (kSums<row_tiles> == 1) __syncthreads();
+    if constexpr (S::sums == 1) __syncthreads();
   }
   copy_async_wait<0>();
 }
 
-template <int row_tiles, int warps, bool own>
+template <class S>
+Index tiles_of(const op::Linear& op) {
+  return ceil_div(op.outputs(), Index{S::columns});
+}
+
+/// Blocks that read the same weights for other rows are neighbours, so that these come from memory
+/// once.
+template <class S>
 void launch(CudaStream& stream, const op::Linear& op) {
-  const Index tiles = ceil_div(op.outputs(), Index{kLeft});
-  const Index most = Index{stream.multiprocessors()} * (kResidentWarps / warps);
-  const dim3 grid(static_cast<unsigned>(std::min(tiles, most)),
-                  static_cast<unsigned>(ceil_div(op.y.rows, 8 * row_tiles)));
-  const std::size_t shared = shared_bytes<row_tiles, warps, own>(op);
+  const Index tiles = tiles_of<S>(op), parts = ceil_div(op.y.rows, S::rows);
+  const Index most = std::max(Index{1}, Index{stream.multiprocessors()} * S::resident / parts);
+  const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(std::min(tiles, most)));
+  const std::size_t shared = shared_bytes<S>(op);
   if (!op.rope.x.empty()) {
     Frequencies angles;
     fill_frequencies(op.rope.base, op.rope.x.cols / op.rope.heads / 2, angles.turns);
-    return launch_early(stream, few_rows<row_tiles, warps, own, Bf16, Frequencies>, grid,
-                        warps * 32, shared, op, angles, static_cast<int>(tiles));
+    return launch_early(stream, few_rows<S, Bf16, Frequencies>, grid, S::threads, shared, op,
+                        angles, static_cast<int>(tiles));
   }
   visit_float(op.y.dtype, [&]<class Y>() {
-    launch_early(stream, few_rows<row_tiles, warps, own, Y, NoAngles>, grid, warps * 32, shared, op,
-                 NoAngles{}, static_cast<int>(tiles));
+    launch_early(stream, few_rows<S, Y, NoAngles>, grid, S::threads, shared, op, NoAngles{},
+                 static_cast<int>(tiles));
   });
 }
 
@@ -462,22 +527,29 @@ void launch(CudaStream& stream, const op::Linear& op) {
 template <int warps>
 bool keeps_row(const CudaStream& stream, const op::Linear& op) {
   return op.x.rows == 1 &&
-         shared_bytes<1, warps, true>(op) <= stream.properties().sharedMemPerBlockOptin;
+         shared_bytes<Shape<1, 1, warps, true>>(op) <= stream.properties().sharedMemPerBlockOptin;
+}
+
+/// Takes the shape where there are more rows than `above` for enough blocks, and memory.
+template <class S>
+bool launches(CudaStream& stream, const op::Linear& op, Index above) {
+  const bool enough = above == 0 || 2 * tiles_of<S>(op) > stream.multiprocessors();
+  if (op.y.rows <= above || !enough ||
+      shared_bytes<S>(op) > stream.properties().sharedMemPerBlockOptin)
+    return false;
+  launch<S>(stream, op);
+  return true;
 }
 
 template <int warps>
 void launch(CudaStream& stream, const op::Linear& op) {
-  const auto takes = [&]<int row_tiles>() {
-    return op.y.rows > 4 * row_tiles &&
-           shared_bytes<row_tiles, warps, false>(op) <= stream.properties().sharedMemPerBlockOptin;
-  };
-  if (keeps_row<warps>(stream, op)) return launch<1, warps, true>(stream, op);
-  // More warps have no registers for more.
-  if constexpr (warps <= 8)
-    if (takes.template operator()<8>()) return launch<8, warps, false>(stream, op);
-  if (takes.template operator()<4>()) return launch<4, warps, false>(stream, op);
-  if (takes.template operator()<2>()) return launch<2, warps, false>(stream, op);
-  launch<1, warps, false>(stream, op);
+  if (keeps_row<warps>(stream, op)) return launch<Shape<1, 1, warps, true>>(stream, op);
+  // The taller a tile, the less often its inputs are read; but few tiles are needed as they are.
+  constexpr int lefts = warps == 8 ? 2 : 1;
+  if (launches<Shape<4, lefts, warps, false>>(stream, op, 16)) return;
+  if (launches<Shape<2, lefts, warps, false>>(stream, op, 8)) return;
+  if (launches<Shape<1, lefts, warps, false>>(stream, op, 0)) return;
+  launch<Shape<1, 1, warps, false, true>>(stream, op);
 }
 
 /// Calls f.template operator()<warps>() with those that w's products take.
