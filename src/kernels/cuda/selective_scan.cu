@@ -72,25 +72,30 @@ __device__ inline void move_states(const op::SelectiveScan& op, const Job& job, 
     const int which = start / S::piece % 2;
     Buffer<S>& buffer = s.buffers[which];
     wait_for<S, kPrepared>(which);
-    // A token's shares are read, and its decays on their way, before the sums of the one before
+    // Tokens' shares are read two tokens ahead, and decays one, before the sums of tokens before
     // leave: reads may not overtake writes.
-    Step<S> step = buffer.steps.get(0, step_place);
-    Pack<S::states> b = buffer.rows.b(0, part), c = buffer.rows.c(0, part);
+    constexpr int kSlots = 3;
+    Step<S> steps[kSlots];
+    Pack<S::states> b[kSlots], c[kSlots];
     float decays[S::states][S::wide];
-    find_decays<T, S>(decays, a, step);
+    const auto read = [&](int t) {
+      if (t >= S::piece) return;
+      steps[t % kSlots] = buffer.steps.get(t, step_place);
+      b[t % kSlots] = buffer.rows.b(t, part), c[t % kSlots] = buffer.rows.c(t, part);
+    };
+    read(0);
+    read(1);
+    find_decays<T, S>(decays, a, steps[0]);
 #pragma unroll
     for (int t = 0; t < S::piece; ++t) {
       if (t % kShortest == 0 && start + t == next_left && next_left < length) {
         place.store(left, h);
         left += op.h.stride, next_left += chunk;
       }
-      const int next = t + 1 < S::piece ? t + 1 : t;
-      const Step<S> next_step = buffer.steps.get(next, step_place);
-      const Pack<S::states> next_b = buffer.rows.b(next, part), next_c = buffer.rows.c(next, part);
-      advance<S>(h, decays, step, b);
-      if (next > t) find_decays<T, S>(decays, a, next_step);
-      buffer.sums[part].of_lane(t, sum_place) = sum_of<S>(h, c);
-      step = next_step, b = next_b, c = next_c;
+      read(t + 2);
+      advance<S>(h, decays, steps[t % kSlots], b[t % kSlots]);
+      if (t + 1 < S::piece) find_decays<T, S>(decays, a, steps[(t + 1) % kSlots]);
+      buffer.sums[part].of_lane(t, sum_place) = sum_of<S>(h, c[t % kSlots]);
     }
     announce<S, kMoved>(which);
   }
@@ -407,7 +412,7 @@ void run_on(CudaStream& stream, const op::SelectiveScan& call) {
     if (steps) return launch_early(stream, step<T, false>, step_blocks, kStepThreads, 0, op);
     // All of these give the same bits.
     const auto whole = [&](int run) { return aligned(run, op.y, op.u, op.dt, op.z); };
-    const bool many = count * ceil_div(channels, Many::tile) >= 2 * stream.multiprocessors();
+    const bool many = 2 * count * ceil_div(channels, Many::tile) >= 3 * stream.multiprocessors();
     if (many && whole(Many::run) && aligned(Many::wide, op.state, op.h))
       scan_all<T, Many, true>(stream, op);
     else if (whole(Few::run))
