@@ -108,7 +108,13 @@ class Run {
     model_ = load_model(source_, stream_, options_.common.element_type(), true,
                         static_cast<std::uint64_t>(options_.common.seed));
     trainer_.emplace(*model_, *data_, options_.train, data_->sources()[0].meta().eos);
-    if (resuming()) load_checkpoint(folder_.last(), *trainer_);
+    if (resuming())
+      load_checkpoint(folder_.last(), *trainer_);
+    else
+      trainer_->optimizer().start([&](const Destination& destination) {
+        read_weights(source_, *model_, static_cast<std::uint64_t>(options_.common.seed),
+                     destination);
+      });
     watch_interrupts();
     make_folder(options_.out);
     folder_.clean();

@@ -52,17 +52,17 @@ std::unique_ptr<Model> load_model(const ModelSource& source, Stream& stream, DTy
                                   bool training, std::uint64_t seed) {
   self_test(source.layout.config, stream, dtype, training);
   auto model = std::make_unique<Model>(source.layout.config, stream, dtype);
-  if (source.folder.empty()) {
-    model->allocate(training);
-    initialise(*model, seed);
-    return model;
-  }
-  const TensorFile file = source.tensors();
-  const WeightNames names(source.layout, *model);
-  names.check(file);  // before anything is allocated from what the config claims
+  // Before anything is allocated from what the config claims.
+  if (!source.folder.empty()) WeightNames(source.layout, *model).check(source.tensors());
   model->allocate(training);
-  names.read(file);
+  read_weights(source, *model, seed);
   return model;
+}
+
+void read_weights(const ModelSource& source, Model& model, std::uint64_t seed,
+                  const Destination& destination) {
+  if (source.folder.empty()) return initialise(model, seed, destination);
+  WeightNames(source.layout, model).read(source.tensors(), destination);
 }
 
 WeightNames::WeightNames(const Layout& layout, const Model& model)
@@ -129,14 +129,14 @@ void WeightNames::check(const TensorFile& file) const {
   }
 }
 
-void WeightNames::read(const TensorFile& file) const {
+void WeightNames::read(const TensorFile& file, const Destination& destination) const {
   check(file);
   Stream& stream = model_.stream();
   for (const std::string& name : order_) {
     const std::string stored = stored_name(file, name);
     const std::vector<Part>& all = parts(name);
     if (all.size() == 1 && all[0].whole()) {
-      const View value = all[0].parameter->value;
+      const View value = destination(*all[0].parameter);
       if (stream.cuda() == nullptr) {
         file.read(stored, value);
         continue;
@@ -147,10 +147,11 @@ void WeightNames::read(const TensorFile& file) const {
       continue;
     }
     const auto [rows, cols] = shape(name);
-    const Matrix whole(stream.host(), all[0].parameter->value.dtype(), rows, cols);
+    const Matrix whole(stream.host(), destination(*all[0].parameter).dtype, rows, cols);
     file.read(stored, whole);
     for (const Part& part : all)
-      copy(stream, part.of(part.parameter->value), whole.view().block(part.tensor_row, part.rows));
+      copy(stream, part.of(destination(*part.parameter)),
+           whole.view().block(part.tensor_row, part.rows));
   }
 }
 

@@ -29,6 +29,9 @@ ModelSource open_model(const std::string& name);
 std::unique_ptr<Model> load_model(const ModelSource&, Stream&, DType, bool training,
                                   std::uint64_t seed = 0);
 
+/// Writes the source's weights, or for a preset those drawn from `seed`.
+void read_weights(const ModelSource&, Model&, std::uint64_t seed, const Destination& = value_of);
+
 /// Moves values between a model's parameters and tensors under a layout's names.
 class WeightNames {
  public:
@@ -46,8 +49,8 @@ class WeightNames {
   /// Throws an Error naming the first tensor of the file that is missing, unknown or of another
   /// size. Needs no allocated model.
   void check(const TensorFile&) const;
-  /// Reads every parameter's value from the file, after check().
-  void read(const TensorFile&) const;
+  /// Reads every parameter's values from the file, after check().
+  void read(const TensorFile&, const Destination&) const;
   /// The tensor's gradient, [rows, cols] of the gradients' dtype, in the machine's memory.
   Matrix gradient(const std::string& tensor) const;
 

@@ -29,13 +29,14 @@ double draw(const Init& init, const Rng& rng, Index row_element, std::uint64_t i
 
 }  // namespace
 
-void initialise(Model& model, std::uint64_t seed) {
+void initialise(Model& model, std::uint64_t seed, const Destination& destination) {
   std::uint32_t number = 0;
   for (Parameter& p : model.parameters()) {
     const Rng rng{seed, number++};
     const int threads = model.stream().threads();
     const Matrix drawn(model.stream().host(), DType::f64, threads, p.cols);
-    const Matrix values(model.stream().host(), p.value.dtype(), p.rows, p.cols);
+    const View to = destination(p);
+    const Matrix values(model.stream().host(), to.dtype, p.rows, p.cols);
 #pragma omp parallel for num_threads(threads)
     for (Index r = 0; r < p.rows; ++r) {
       const View row = drawn.view().block(omp_get_thread_num(), 1);
@@ -43,7 +44,7 @@ void initialise(Model& model, std::uint64_t seed) {
         row.row<double>(0)[c] = draw(p.init, rng, c, static_cast<std::uint64_t>(r * p.cols + c));
       copy(values.view().block(r, 1), row);
     }
-    copy(model.stream(), p.value, values);
+    copy(model.stream(), to, values);
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -125,7 +126,13 @@ class Model {
   std::vector<SavedStep> saved_;  ///< one per step, then the last norm's
 };
 
+/// Where a parameter's values are written to: a view of its rows and columns.
+using Destination = std::function<View(const Parameter&)>;
+inline View value_of(const Parameter& p) {
+  return p.value;
+}
+
 /// Draws every parameter's first value. The values depend on seed, name order and shape alone.
-void initialise(Model&, std::uint64_t seed);
+void initialise(Model&, std::uint64_t seed, const Destination& = value_of);
 
 }  // namespace samba

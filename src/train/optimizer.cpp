@@ -1,5 +1,7 @@
 #include "train/optimizer.h"
 
+#include <unordered_map>
+
 #include "core/error.h"
 #include "kernels/adamw.h"
 #include "kernels/elementwise.h"
@@ -37,6 +39,14 @@ Optimizer::Optimizer(Model& model, const Config& config) : model_(model), config
     };
     slots_.push_back({&p, part(block.master), part(block.m), part(block.v)});
   }
+}
+
+void Optimizer::start(const std::function<void(const Destination&)>& read) {
+  if (blocks_[0].master.empty()) return;
+  std::unordered_map<const Parameter*, View> masters;
+  for (const Slot& slot : slots_) masters[slot.parameter] = slot.weights();
+  read([&](const Parameter& p) { return masters.at(&p); });
+  publish();
 }
 
 void Optimizer::add_squares(View sum) const {

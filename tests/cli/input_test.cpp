@@ -386,6 +386,20 @@ TEST(Train, ARunIsNeverWrittenOver) {
   place.refuse(1, {"train", "mini.json", "--data", "data", "--out", "mini.json"}, {"mini.json"});
 }
 
+// Steps of rate 0 leave the masters as they began.
+TEST(Train, WeightsBeginUnroundedInBf16Too) {
+  const Prepared place;
+  for (const std::string model : {"mini.json", "run"}) {
+    const auto first_weights = [&](const std::string& dtype) {
+      const std::string out = dtype + " of " + model;
+      place.succeed({"train", model, "--data", "data", "--out", out, "--steps", "1", "--lr", "0",
+                     "--dtype", dtype, "--quiet"});
+      return place.read(out + "/step-00000001/model.safetensors");
+    };
+    EXPECT_TRUE(first_weights("bf16") == first_weights("f32")) << model;
+  }
+}
+
 TEST(Train, DamagedCheckpointsAreNamed) {
   const Prepared place;
   const std::vector<std::string> resume = {"train", "mini.json", "--data",  "data", "--out",
