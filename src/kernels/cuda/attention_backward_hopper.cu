@@ -166,13 +166,6 @@ __device__ inline void warp_arrive(std::uint64_t* barrier, int lane) {
   if (lane == 0) barrier_arrive(barrier);
 }
 
-/// The reverse of load_blocks().
-__device__ inline void store_blocks(std::uint32_t row, const std::uint32_t (&from)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
-               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
-               : "memory");
-}
-
 /// to[0 .. 3] += a, b, c, d.
 __device__ inline void add_to(float* to, float a, float b, float c, float d) {
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(a),

@@ -48,12 +48,15 @@ __device__ inline void load_blocks_transposed(std::uint32_t (&to)[4], const void
 }
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-/// The way back, of blocks that lie in registers as load_blocks() leaves them.
-__device__ inline void store_blocks(void* row, const std::uint32_t (&from)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   static_cast<std::uint32_t>(__cvta_generic_to_shared(row))),
+/// The way back, of blocks that lie in registers as load_blocks() leaves them; `row` is an address
+/// of shared memory.
+__device__ inline void store_blocks(std::uint32_t row, const std::uint32_t (&from)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
                "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
                : "memory");
+}
+__device__ inline void store_blocks(void* row, const std::uint32_t (&from)[4]) {
+  store_blocks(static_cast<std::uint32_t>(__cvta_generic_to_shared(row)), from);
 }
 #endif
 
