@@ -105,8 +105,7 @@ class Run {
     complete(options_.train, source_.layout.config);
     open_data();
     expect_memory();
-    model_ = load_model(source_, stream_, options_.common.element_type(), true,
-                        static_cast<std::uint64_t>(options_.common.seed));
+    model_ = allocate_model(source_, stream_, options_.common.element_type(), true);
     trainer_.emplace(*model_, *data_, options_.train, data_->sources()[0].meta().eos);
     if (resuming())
       load_checkpoint(folder_.last(), *trainer_);

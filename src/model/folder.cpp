@@ -48,14 +48,13 @@ TensorFile ModelSource::tensors() const {
   return file.empty() ? open_model_tensors(folder) : open_llama2c(file);
 }
 
-std::unique_ptr<Model> load_model(const ModelSource& source, Stream& stream, DType dtype,
-                                  bool training, std::uint64_t seed) {
+std::unique_ptr<Model> allocate_model(const ModelSource& source, Stream& stream, DType dtype,
+                                      bool training) {
   self_test(source.layout.config, stream, dtype, training);
   auto model = std::make_unique<Model>(source.layout.config, stream, dtype);
   // Before anything is allocated from what the config claims.
   if (!source.folder.empty()) WeightNames(source.layout, *model).check(source.tensors());
   model->allocate(training);
-  read_weights(source, *model, seed);
   return model;
 }
 
@@ -63,6 +62,13 @@ void read_weights(const ModelSource& source, Model& model, std::uint64_t seed,
                   const Destination& destination) {
   if (source.folder.empty()) return initialise(model, seed, destination);
   WeightNames(source.layout, model).read(source.tensors(), destination);
+}
+
+std::unique_ptr<Model> load_model(const ModelSource& source, Stream& stream, DType dtype,
+                                  bool training, std::uint64_t seed) {
+  auto model = allocate_model(source, stream, dtype, training);
+  read_weights(source, *model, seed);
+  return model;
 }
 
 WeightNames::WeightNames(const Layout& layout, const Model& model)

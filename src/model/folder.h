@@ -24,13 +24,14 @@ struct ModelSource {
 /// Throws an Error that lists what was looked for.
 ModelSource open_model(const std::string& name);
 
-/// Builds the model and reads its weights; `training` allocates gradients too. For a preset the
-/// weights are drawn from `seed`. A GPU's kernels are tested before: self_test.
-std::unique_ptr<Model> load_model(const ModelSource&, Stream&, DType, bool training,
-                                  std::uint64_t seed = 0);
-
+/// Builds the source's model; `training` allocates gradients too. What lies in its weights is
+/// undefined. A GPU's kernels are tested before: self_test.
+std::unique_ptr<Model> allocate_model(const ModelSource&, Stream&, DType, bool training);
 /// Writes the source's weights, or for a preset those drawn from `seed`.
 void read_weights(const ModelSource&, Model&, std::uint64_t seed, const Destination& = value_of);
+/// Both.
+std::unique_ptr<Model> load_model(const ModelSource&, Stream&, DType, bool training,
+                                  std::uint64_t seed = 0);
 
 /// Moves values between a model's parameters and tensors under a layout's names.
 class WeightNames {

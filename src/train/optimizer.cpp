@@ -42,10 +42,9 @@ Optimizer::Optimizer(Model& model, const Config& config) : model_(model), config
 }
 
 void Optimizer::start(const std::function<void(const Destination&)>& read) {
-  if (blocks_[0].master.empty()) return;
-  std::unordered_map<const Parameter*, View> masters;
-  for (const Slot& slot : slots_) masters[slot.parameter] = slot.weights();
-  read([&](const Parameter& p) { return masters.at(&p); });
+  std::unordered_map<const Parameter*, View> weights;
+  for (const Slot& slot : slots_) weights[slot.parameter] = slot.weights();
+  read([&](const Parameter& p) { return weights.at(&p); });
   publish();
 }
 

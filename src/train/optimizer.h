@@ -42,9 +42,9 @@ class Optimizer {
   /// The model is allocated for training and initialised; masters start from its values.
   Optimizer(Model&, const Config&);
 
-  /// Masters beside a bf16 model's values start from what these were rounded from: `read` writes it
-  /// to a destination. Where weights begin as numbers of bf16, steps below half the distance to the
-  /// next one are not seen by the model until they have added up to it.
+  /// Starts from the weights that `read` writes to a destination: to the masters, from which a bf16
+  /// model's values are rounded. Where masters begin as numbers of bf16, steps below half the
+  /// distance to the next one are not seen by the model until they have added up to it.
   void start(const std::function<void(const Destination&)>& read);
 
   /// Adds the squares of all gradients, their norm's, to `sum`: [1, 1] f64.
