@@ -164,21 +164,29 @@ void Engine::repeat(ConstView tokens) {
 }
 
 void Engine::choose(ConstView logits, ConstView likeliest) {
-  std::vector<float> values;
-  Index next = 0;
+  const auto count = static_cast<Index>(rows_.size());
+  std::vector<Index> row_of(rows_.size(), -1);  // of the logits, where one is drawn
+  Index row = 0, drawn = 0;
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     if (rows_[i] < 0) continue;
-    const Index row = next++;
-    const Running& r = *slots_[static_cast<std::size_t>(spans_[i].slot)];
-    if (r.request.sampling.temperature == 0) {
+    if (slots_[static_cast<std::size_t>(spans_[i].slot)]->request.sampling.temperature == 0)
       chosen_[i] = *likeliest.row<std::int32_t>(row);
-      continue;
-    }
-    values.resize(static_cast<std::size_t>(options_.vocabulary));
-    const View to{reinterpret_cast<std::byte*>(values.data()), 1, options_.vocabulary,
-                  options_.vocabulary, DType::f32};
-    copy(model_.stream(), to, logits.block(row, 1).columns(0, options_.vocabulary));
-    chosen_[i] = sample(values, r.request.sampling, r.position + spans_[i].length);
+    else
+      row_of[i] = row, ++drawn;
+    ++row;
+  }
+  if (drawn == 0) return;
+  Stream& stream = model_.stream();
+  const Matrix values(stream.host(), DType::f32, row, options_.vocabulary);
+  copy(stream, values, logits.block(0, row).columns(0, options_.vocabulary));
+  // A vocabulary is long, so sequences draw side by side.
+#pragma omp parallel for if (drawn > 1) num_threads(stream.threads())
+  for (Index at = 0; at < count; ++at) {
+    const auto i = static_cast<std::size_t>(at);
+    if (row_of[i] < 0) continue;
+    const Running& r = *slots_[static_cast<std::size_t>(spans_[i].slot)];
+    chosen_[i] = sample({values.row<float>(row_of[i]), static_cast<std::size_t>(values.cols())},
+                        r.request.sampling, r.position + spans_[i].length);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <vector>
 
+#include "core/rng.h"
 #include "support/shared.h"
 
 namespace samba::test {
@@ -75,6 +76,37 @@ TEST(Sampler, DrawsFromTheStatedProbabilities) {
   }
 }
 
+/// The id at which probabilities, added up by falling logit (by id where all may come), pass the
+/// draw.
+std::int32_t drawn(const std::vector<float>& logits, const Sampling& s, Index position) {
+  const std::vector<double> p = probabilities(logits, s);
+  std::vector<std::size_t> order(logits.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  if (s.top_k > 0 || s.top_p < 1)
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
+  double left = Rng{s.seed, 0}.uniform(static_cast<std::uint64_t>(position));
+  for (const std::size_t id : order)
+    if ((left -= p[id]) < 0) return static_cast<std::int32_t>(id);
+  return -1;
+}
+
+// Many ids, many of them equally likely.
+TEST(Sampler, LargeVocabulariesAreDrawnFromInOrder) {
+  const Rng rng{5, 0};
+  std::vector<float> logits(20'011);
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    logits[i] = std::round(40 * static_cast<float>(rng.normal(i))) / 16;
+  for (const Sampling& s :
+       {Sampling{0.8, 0, 1, 1}, Sampling{0.8, 40, 1, 2}, Sampling{0.8, 0, 0.9, 3},
+        Sampling{2, 0, 0.99, 4}, Sampling{1, 300, 0.7, 5}, Sampling{1, 20'010, 1, 6},
+        Sampling{1, 30'000, 0.5, 7}}) {
+    SCOPED_TRACE(text_of("temperature ", s.temperature, " k ", s.top_k, " p ", s.top_p));
+    for (Index position = 0; position < 40; ++position)
+      EXPECT_EQ(sample(logits, s, position), drawn(logits, s, position));
+  }
+}
+
 TEST(Sampler, ACutThatKeepsAllChangesNoProbability) {
   const Sampling all{1, 0, 1, 11}, cut{1, 7, 1, 11};
   const std::vector<double> a = frequencies(kLogits, all, 5000),
@@ -86,9 +118,12 @@ TEST(Sampler, NeverDrawsWhatCannotBe) {
   constexpr float kNone = -std::numeric_limits<float>::infinity();
   const std::vector<float> logits{kNone, 0, kNone, 0, kNone};
   for (Index position = 0; position < 500; ++position) {
-    const std::int32_t id = sample(logits, {1, 0, 1, 5}, position);
-    EXPECT_TRUE(id == 1 || id == 3) << id;
+    for (const Sampling& s : {Sampling{1, 0, 1, 5}, Sampling{1, 4, 1, 5}, Sampling{1, 0, 0.9, 5}}) {
+      const std::int32_t id = sample(logits, s, position);
+      EXPECT_TRUE(id == 1 || id == 3) << id;
+    }
   }
+  EXPECT_EQ(sample(std::vector<float>(3, kNone), {1, 0, 1, 5}, 0), 0);
 }
 
 TEST(Sampler, DependsOnSeedAndPositionAlone) {
