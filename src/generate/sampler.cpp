@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "core/error.h"
@@ -16,12 +15,13 @@
 namespace samba {
 namespace {
 
-/// 2^x for x <= 0 with a relative error below 2e-7, 0 where that is no ordinary number: 2^x = 2^n
+/// 2^x for x <= 0 with a relative error below 2e-7, 0 where that is no ordinary number, and where x
+/// is none: 2^x = 2^n
 /// 2^r with n whole, and the latter a polynomial through Chebyshev's points. Written so that
 /// compilers take many at a time.
 inline float exp2_of(float x) {
   constexpr float kMagic = 12582912;  // 1.5 2^23: the sum's last digit is 1
-  const float bounded = std::max(x, -126.0f), shifted = bounded + kMagic;
+  const float bounded = std::max(-126.0f, x), shifted = bounded + kMagic;
   const float r = bounded - (shifted - kMagic);
   float y = 0.000154531634f;
   y = y * r + 0.00133908633f;
@@ -32,7 +32,7 @@ inline float exp2_of(float x) {
   y = y * r + 1;
   const float value = std::bit_cast<float>(std::bit_cast<std::int32_t>(y) +
                                            (std::bit_cast<std::int32_t>(shifted) << 23));
-  return x < -126 ? 0 : value;
+  return x >= -126 ? value : 0;
 }
 
 /// What there is to draw from.
@@ -89,15 +89,15 @@ std::size_t place_of(std::span<const float> weights, const Runs& runs, double ta
   return last;
 }
 
-/// The likeliest ids in falling order of their logits, the lower id first among equals: at least
-/// `count` of them, or as many as have `share` of all weight together, whichever is less. Only they
-/// are sorted: counting by exponents, an eighth wide, finds them.
+/// The likeliest ids of any weight, in falling order of their logits, the lower id first among
+/// equals: at least `count` of them, or as many as have `share` of all weight together, whichever
+/// is less. Only they are sorted: counting by exponents, an eighth wide, finds them.
 std::vector<std::int32_t> likeliest(const Candidates& c, std::size_t count, double share) {
   constexpr int kBins = 2048;
   std::vector<std::size_t> counts(kBins);
   std::vector<double> sums(kBins);
   const auto bin_of = [&](std::size_t i) {
-    return static_cast<int>(std::min(-8 * c.exponents[i], kBins - 1.0f));
+    return static_cast<int>(std::min(kBins - 1.0f, -8 * c.exponents[i]));  // which NaN is, too
   };
   double all = 0;
   for (std::size_t i = 0; i < c.logits.size(); ++i) {
@@ -117,7 +117,7 @@ std::vector<std::int32_t> likeliest(const Candidates& c, std::size_t count, doub
   std::vector<std::int32_t> ids;
   ids.reserve(taken);
   for (std::size_t i = 0; i < c.logits.size(); ++i)
-    if (bin_of(i) <= last) ids.push_back(static_cast<std::int32_t>(i));
+    if (c.weights[i] > 0 && bin_of(i) <= last) ids.push_back(static_cast<std::int32_t>(i));
   std::sort(ids.begin(), ids.end(), [&](std::int32_t a, std::int32_t b) {
     const float x = c.logits[static_cast<std::size_t>(a)],
                 y = c.logits[static_cast<std::size_t>(b)];
@@ -136,12 +136,15 @@ void check(const Sampling& s) {
 }
 
 std::int32_t sample(std::span<const float> logits, const Sampling& s, Index position) {
-  const auto best = std::max_element(logits.begin(), logits.end());
-  if (s.temperature == 0 || *best == -std::numeric_limits<float>::infinity())
-    return static_cast<std::int32_t>(best - logits.begin());
+  // As op::Argmax: a NaN counts as less than any number.
+  float best = -std::numeric_limits<float>::infinity();
+  std::int32_t likeliest_id = 0;
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    if (logits[i] > best) best = logits[i], likeliest_id = static_cast<std::int32_t>(i);
+  if (s.temperature == 0 || !std::isfinite(best)) return likeliest_id;
 
   const double draw = Rng{s.seed, 0}.uniform(static_cast<std::uint64_t>(position));
-  const Candidates candidates(logits, *best, s.temperature);
+  const Candidates candidates(logits, best, s.temperature);
   const bool cut = s.top_k > 0 && s.top_k < static_cast<Index>(logits.size());
   if (!cut && s.top_p == 1) {
     const Runs runs(candidates.weights);

@@ -18,8 +18,8 @@ struct Sampling {
 /// Throws an Error for a negative temperature, a negative k or a p outside (0, 1].
 void check(const Sampling&);
 
-/// The id of the next token; `logits` holds one value for each id that may be chosen. The choice is
-/// a function of the logits, the sampling and `position` alone.
+/// The id of the next token; `logits` holds one value for each id that may be chosen, and one that
+/// is NaN is not. The choice is a function of the logits, the sampling and `position` alone.
 std::int32_t sample(std::span<const float> logits, const Sampling&, Index position);
 
 }  // namespace samba

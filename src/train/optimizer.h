@@ -39,7 +39,7 @@ class Optimizer {
     View weights() const { return master.empty() ? parameter->value.view() : master.view(); }
   };
 
-  /// The model is allocated for training and initialised; masters start from its values.
+  /// The model is allocated for training; masters start from its values, where it has some.
   Optimizer(Model&, const Config&);
 
   /// Starts from the weights that `read` writes to a destination: to the masters, from which a bf16

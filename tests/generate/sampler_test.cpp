@@ -126,6 +126,18 @@ TEST(Sampler, NeverDrawsWhatCannotBe) {
   EXPECT_EQ(sample(std::vector<float>(3, kNone), {1, 0, 1, 5}, 0), 0);
 }
 
+TEST(Sampler, ANumberThatIsNoneIsNotDrawn) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kMost = std::numeric_limits<float>::infinity();
+  for (const Sampling& s : {Sampling{0, 0, 1, 5}, Sampling{1, 0, 1, 5}, Sampling{1, 2, 1, 5},
+                            Sampling{1, 0, 0.9, 5}, Sampling{0.7, 4, 0.5, 5}})
+    for (Index position = 0; position < 50; ++position) {
+      EXPECT_EQ(sample(std::vector<float>{kNan, kNan, -3, kNan, kNan}, s, position), 2);
+      EXPECT_EQ(sample(std::vector<float>(5, kNan), s, position), 0);
+      EXPECT_EQ(sample(std::vector<float>{1, kMost, kNan, kMost, 2}, s, position), 1);
+    }
+}
+
 TEST(Sampler, DependsOnSeedAndPositionAlone) {
   const std::vector<float> logits(1000, 0.0f);
   std::map<std::int32_t, int> seen;
