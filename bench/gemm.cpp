@@ -147,7 +147,7 @@ double bytes_of(const Case& c, const Data& d) {
 }
 
 /// Seconds that the case needs at the rates of the probes.
-double roof_of(const Stream& stream, const Case& c, const Data& d) {
+double roof_of(Stream& stream, const Case& c, const Data& d) {
   return std::max(flops_of(c) / probe_flops(stream, c.dtype), bytes_of(c, d) / probe_read(stream));
 }
 
