@@ -35,16 +35,19 @@ inline float exp2_of(float x) {
   return x >= -126 ? value : 0;
 }
 
-/// What there is to draw from.
+/// What there is to draw from. A thread keeps one from draw to draw: fresh memory for so many
+/// numbers would cost more than they do.
 struct Candidates {
   std::span<const float> logits;
   std::vector<float> exponents;  ///< of two: 0 for the largest logit
   std::vector<float> weights;    ///< 1 for it, in proportion to probabilities
 
-  Candidates(std::span<const float> all, float best, double temperature)
-      : logits(all), exponents(all.size()), weights(all.size()) {
+  void weigh(std::span<const float> all, float best, double temperature) {
     constexpr double kLog2e = 1.44269504088896340736, kMost = 1e30;
     const auto scale = static_cast<float>(std::min(kLog2e / temperature, kMost));
+    logits = all;
+    exponents.resize(all.size());
+    weights.resize(all.size());
     const float* from = logits.data();
     float *z = exponents.data(), *w = weights.data();
     const auto count = static_cast<std::ptrdiff_t>(all.size());
@@ -144,7 +147,8 @@ std::int32_t sample(std::span<const float> logits, const Sampling& s, Index posi
   if (s.temperature == 0 || !std::isfinite(best)) return likeliest_id;
 
   const double draw = Rng{s.seed, 0}.uniform(static_cast<std::uint64_t>(position));
-  const Candidates candidates(logits, best, s.temperature);
+  thread_local Candidates candidates;
+  candidates.weigh(logits, best, s.temperature);
   const bool cut = s.top_k > 0 && s.top_k < static_cast<Index>(logits.size());
   if (!cut && s.top_p == 1) {
     const Runs runs(candidates.weights);
